@@ -1,5 +1,14 @@
 //! dm-thin pool metadata in userland.
 #![deny(unsafe_code)]
 
+pub mod block;
+pub mod btree;
+pub mod device;
+pub mod error;
 #[cfg(feature = "python")]
 mod python;
+pub mod task;
+pub mod units;
+
+pub use error::{Damage, Error, Result};
+pub use units::BlockNr;

@@ -1,0 +1,149 @@
+//! Walking entries in order, a leaf at a time.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use zerocopy::little_endian::U64;
+
+use super::lookup::too_deep;
+use super::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, Value};
+use crate::block::{BlockData, BlockManager};
+use crate::error::{Damage, Result};
+use crate::units::BlockNr;
+
+/// A node on the way down, and which child comes next.
+struct Frame {
+    at: BlockNr,
+    node: Arc<BlockData>,
+    next: usize,
+    /// No key below may reach this.
+    end: Option<u64>,
+}
+
+/// The entries of one leaf that lie in the range.
+pub struct LeafSlice {
+    at: BlockNr,
+    node: Arc<BlockData>,
+    entries: Range<usize>,
+}
+
+impl LeafSlice {
+    /// The leaf's block.
+    #[must_use]
+    pub fn location(&self) -> BlockNr {
+        self.at
+    }
+
+    /// Keys and values, as many of one as of the other.
+    pub fn entries<V: Value>(&self) -> Result<(&[U64], &[V])> {
+        let node = Node::parse(self.at, &self.node)?;
+        Ok((&node.keys()[self.entries.clone()], &node.values()?[self.entries.clone()]))
+    }
+}
+
+/// An ordered walk over `begin..end` of a tree. Holds pins, not locks. Keys have
+/// to rise and to stay within what the parents say, so that no wrong tree can
+/// make it visit a leaf twice.
+pub struct Cursor {
+    blocks: Arc<BlockManager>,
+    root: Option<BlockNr>,
+    path: Vec<Frame>,
+    begin: u64,
+    end: Option<u64>,
+}
+
+impl Cursor {
+    pub(super) fn new(
+        blocks: Arc<BlockManager>,
+        root: BlockNr,
+        begin: u64,
+        end: Option<u64>,
+    ) -> Self {
+        let empty = end.is_some_and(|end| end <= begin);
+        Self { blocks, root: (!empty).then_some(root), path: Vec::new(), begin, end }
+    }
+
+    /// The next leaf with entries in the range; `None` at the end. After an
+    /// error the cursor is at its end.
+    pub fn next_leaf(&mut self) -> Result<Option<LeafSlice>> {
+        let answer = self.advance();
+        if answer.is_err() {
+            self.root = None;
+            self.path.clear();
+        }
+        answer
+    }
+
+    fn advance(&mut self) -> Result<Option<LeafSlice>> {
+        if let Some(root) = self.root.take()
+            && let Some(leaf) = self.descend(root, None, None)?
+        {
+            return Ok(Some(leaf));
+        }
+        while let Some(frame) = self.path.last_mut() {
+            let node = Node::parse(frame.at, &frame.node)?;
+            let (keys, children) = (node.keys(), node.children()?);
+            let index = frame.next;
+            let past = index >= keys.len()
+                || self.end.is_some_and(|end| index > 0 && keys[index].get() >= end);
+            if past {
+                self.path.pop();
+                continue;
+            }
+            frame.next += 1;
+            let low = keys[index].get();
+            let high = keys.get(index + 1).map(|key| key.get()).or(frame.end);
+            let child = BlockNr(children[index].get());
+            if let Some(leaf) = self.descend(child, Some(low), high)? {
+                return Ok(Some(leaf));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Enters a node whose keys have to lie in `low..high`. A leaf with
+    /// something in the range is the answer; an internal node joins the path.
+    fn descend(
+        &mut self,
+        at: BlockNr,
+        low: Option<u64>,
+        high: Option<u64>,
+    ) -> Result<Option<LeafSlice>> {
+        let node = self.blocks.read_lock(at, &NODE_VALIDATOR)?.pin();
+        let view = Node::parse(at, &node)?;
+        check_bounds(&view, low, high)?;
+        if view.is_leaf() {
+            let begin = view.search_at_least(self.begin);
+            let end = self.end.map_or(view.keys().len(), |end| view.search_at_least(end));
+            let entries = begin..end;
+            return Ok((begin < end).then_some(LeafSlice { at, node, entries }));
+        }
+        if self.path.len() + 1 >= MAX_DEPTH {
+            return Err(too_deep(at).into());
+        }
+        let next = view.search(self.begin).unwrap_or(0);
+        self.path.push(Frame { at, node, next, end: high });
+        Ok(None)
+    }
+}
+
+/// Whether a node below the root keeps to its parent's bounds and is not empty.
+pub(crate) fn check_bounds(
+    node: &Node<'_>,
+    low: Option<u64>,
+    high: Option<u64>,
+) -> Result<(), Damage> {
+    let bad = |check, found: u64, expected: String| {
+        Err(Damage::new(node.location(), NODE_NAME, check, found, expected))
+    };
+    let (first, last) = match (node.keys().first(), node.keys().last()) {
+        (Some(first), Some(last)) => (first.get(), last.get()),
+        _ if low.is_none() => return Ok(()),
+        _ => return bad("entries", 0, "at least 1 below the root".to_owned()),
+    };
+    match (low, high) {
+        (Some(low), _) if first < low => bad("key bounds", first, format!("{low} or more")),
+        (_, Some(high)) if last >= high => bad("key bounds", last, format!("below {high}")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,231 @@
+//! The format of a node, its validator, and a view that reads it in place.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::Value;
+use crate::block::data::slice_at;
+use crate::block::{BlockData, Validator, check_location_and_checksum};
+use crate::error::Damage;
+use crate::units::{BLOCK_BYTES, BlockNr};
+
+/// The kind, as errors name it.
+pub const NODE_NAME: &str = "btree node";
+const NODE_SALT: u32 = 121_107;
+const INTERNAL: u32 = 1;
+const LEAF: u32 = 2;
+
+/// Header of every B-tree node. Source: docs/format.md, "B-tree nodes".
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct NodeHeader {
+    /// Checksum, salted for nodes.
+    pub csum: U32,
+    /// 1 = internal, 2 = leaf.
+    pub flags: U32,
+    /// Own location.
+    pub blocknr: U64,
+    /// Entries in use.
+    pub nr_entries: U32,
+    /// Capacity.
+    pub max_entries: U32,
+    /// Bytes per value; 8 in internal nodes.
+    pub value_size: U32,
+    /// Zero.
+    pub padding: U32,
+}
+const HEADER_BYTES: usize = size_of::<NodeHeader>();
+const _: () = assert!(HEADER_BYTES == 32);
+
+/// The capacity of a node with values of this size: a multiple of three, so
+/// that thirds are exact.
+#[must_use]
+pub const fn max_entries(value_size: usize) -> usize {
+    let fit = (BLOCK_BYTES - HEADER_BYTES) / (8 + value_size);
+    fit - fit % 3
+}
+
+/// Checks location, checksum, header and the order of keys.
+pub struct NodeValidator;
+
+/// The only one there is.
+pub static NODE_VALIDATOR: NodeValidator = NodeValidator;
+
+impl Validator for NodeValidator {
+    fn name(&self) -> &'static str {
+        NODE_NAME
+    }
+
+    fn check(&self, at: BlockNr, block: &BlockData) -> Result<(), Damage> {
+        check_location_and_checksum(NODE_NAME, NODE_SALT, at, block)?;
+        let node = Node::parse(at, block)?;
+        match node.first_disorder() {
+            None => Ok(()),
+            Some(index) => {
+                let (found, before) = (node.keys[index].get(), node.keys[index - 1].get());
+                let expected = format!("key {index} above {before}");
+                Err(Damage::new(at, NODE_NAME, "key order", found, expected))
+            }
+        }
+    }
+}
+
+/// A node, read where it lies. Made from a block that the validator accepted.
+#[derive(Clone, Copy)]
+pub struct Node<'a> {
+    at: BlockNr,
+    header: &'a NodeHeader,
+    keys: &'a [U64],
+    values: &'a [u8],
+}
+
+impl<'a> Node<'a> {
+    /// Checks the header, so that keys and values can be sliced.
+    pub fn parse(at: BlockNr, block: &'a BlockData) -> Result<Self, Damage> {
+        let header: &NodeHeader = block.view();
+        let bad = |check, found: u32, expected: &str| {
+            Err(Damage::new(at, NODE_NAME, check, found, expected))
+        };
+        let flags = header.flags.get();
+        if flags != INTERNAL && flags != LEAF {
+            return bad("flags", flags, "1 (internal) or 2 (leaf)");
+        }
+        let (nr, max) = (header.nr_entries.get(), header.max_entries.get());
+        let value_size = header.value_size.get();
+        if flags == INTERNAL && value_size != 8 {
+            return bad("value size", value_size, "8 in an internal node");
+        }
+        if nr > max {
+            return Err(Damage::new(at, NODE_NAME, "entries", nr, format!("at most {max}")));
+        }
+        if flags == INTERNAL && nr == 0 {
+            return bad("entries", nr, "at least 1 in an internal node");
+        }
+        let (Ok(count), Ok(capacity), Ok(size)) =
+            (usize::try_from(nr), usize::try_from(max), usize::try_from(value_size))
+        else {
+            return bad("capacity", max, "one that fits a block");
+        };
+        let bytes = &block.bytes()[..];
+        let fits = capacity
+            .checked_mul(size.saturating_add(8))
+            .is_some_and(|body| body <= BLOCK_BYTES - HEADER_BYTES);
+        let keys = slice_at(bytes, HEADER_BYTES, count);
+        let values = slice_at(bytes, HEADER_BYTES + 8 * capacity.min(BLOCK_BYTES), count * size.min(BLOCK_BYTES));
+        match (fits, keys, values) {
+            (true, Some(keys), Some(values)) => Ok(Self { at, header, keys, values }),
+            _ => bad("capacity", max, "one that fits a block"),
+        }
+    }
+
+    /// Own location.
+    #[must_use]
+    pub fn location(&self) -> BlockNr {
+        self.at
+    }
+
+    /// Whether the values are the tree's own and not children.
+    #[must_use]
+    pub fn is_leaf(&self) -> bool {
+        self.header.flags.get() == LEAF
+    }
+
+    /// The header as it lies on disk.
+    #[must_use]
+    pub fn header(&self) -> &'a NodeHeader {
+        self.header
+    }
+
+    /// Keys in use, ascending.
+    #[must_use]
+    pub fn keys(&self) -> &'a [U64] {
+        self.keys
+    }
+
+    /// Children of an internal node.
+    pub fn children(&self) -> Result<&'a [U64], Damage> {
+        if self.is_leaf() {
+            return Err(Damage::new(self.at, NODE_NAME, "flags", LEAF, "1 (internal)"));
+        }
+        self.slice()
+    }
+
+    /// Values of a leaf whose tree holds `V`.
+    pub fn values<V: Value>(&self) -> Result<&'a [V], Damage> {
+        if !self.is_leaf() {
+            return Err(Damage::new(self.at, NODE_NAME, "flags", INTERNAL, "2 (leaf)"));
+        }
+        self.slice()
+    }
+
+    fn slice<V: Value>(&self) -> Result<&'a [V], Damage> {
+        let found = self.header.value_size.get();
+        let wrong = || Damage::new(self.at, NODE_NAME, "value size", found, size_of::<V>());
+        if usize::try_from(found) != Ok(size_of::<V>()) {
+            return Err(wrong());
+        }
+        <[V]>::ref_from_bytes(self.values).map_err(|_| wrong())
+    }
+
+    /// The last entry whose key is not above `key`.
+    #[must_use]
+    pub fn search(&self, key: u64) -> Option<usize> {
+        self.keys.partition_point(|at| at.get() <= key).checked_sub(1)
+    }
+
+    /// The first entry whose key is not below `key`; `len` when there is none.
+    #[must_use]
+    pub fn search_at_least(&self, key: u64) -> usize {
+        self.keys.partition_point(|at| at.get() < key)
+    }
+
+    /// The first key that does not rise. One branch for the whole node, as
+    /// nearly every node is in order.
+    fn first_disorder(&self) -> Option<usize> {
+        let rises = |pair: &[U64]| pair[0].get() < pair[1].get();
+        let ordered = self.keys.windows(2).fold(true, |so_far, pair| so_far & rises(pair));
+        if ordered {
+            return None;
+        }
+        self.keys.windows(2).position(|pair| !rises(pair)).map(|index| index + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacities_are_those_of_the_format() {
+        let found = [4, 8, 12, 16, 24].map(max_entries);
+        assert_eq!(found, [336, 252, 201, 168, 126]);
+    }
+
+    fn node(flags: u32, nr: u32, max: u32, value_size: u32) -> BlockData {
+        let mut block = BlockData::zeroed();
+        for (offset, word) in [(4, flags), (16, nr), (20, max), (24, value_size)] {
+            block.bytes_mut()[offset..offset + 4].copy_from_slice(&word.to_le_bytes());
+        }
+        block
+    }
+
+    #[test]
+    fn headers_that_lie_are_refused() {
+        let huge = u32::MAX;
+        for (flags, nr, max, size) in [
+            (0, 0, 252, 8),
+            (3, 0, 252, 8),
+            (1, 0, 252, 8),
+            (1, 1, 252, 4),
+            (2, 253, 252, 8),
+            (2, 0, 255, 8),
+            (2, huge, huge, huge),
+            (2, 1, 1, huge),
+            (2, 0, huge, 0),
+        ] {
+            let block = node(flags, nr, max, size);
+            assert!(Node::parse(BlockNr(1), &block).is_err(), "{flags} {nr} {max} {size}");
+        }
+        assert!(Node::parse(BlockNr(1), &node(2, 252, 252, 8)).is_ok());
+    }
+}

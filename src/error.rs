@@ -1,0 +1,193 @@
+//! What an operation reports, and what is wrong with a block.
+//!
+//! [`Damage`] is a value: a reader wraps one in an [`Error`] and stops, a checker
+//! collects many and goes on.
+
+use std::{fmt, io, path::PathBuf};
+
+use crate::units::BlockNr;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// One side of a comparison that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A field as it stands on the disk.
+    Number(u64),
+    /// Something that one number cannot say.
+    Text(String),
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+impl From<usize> for Value {
+    fn from(number: usize) -> Self {
+        Self::Number(number as u64)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+/// What is wrong with one metadata block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The block that was read.
+    pub block: BlockNr,
+    /// Whose check failed, e.g. `"btree node"`.
+    pub validator: &'static str,
+    /// Which one, e.g. `"checksum"`.
+    pub check: &'static str,
+    /// What the block says.
+    pub found: Value,
+    /// What it should say.
+    pub expected: Value,
+}
+
+impl Damage {
+    /// A failed check of `validator` on `block`.
+    pub fn new(
+        block: BlockNr,
+        validator: &'static str,
+        check: &'static str,
+        found: impl Into<Value>,
+        expected: impl Into<Value>,
+    ) -> Self {
+        Self { block, validator, check, found: found.into(), expected: expected.into() }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "block {} is damaged: {}: {}: found {}, expected {}",
+            self.block, self.validator, self.check, self.found, self.expected
+        )
+    }
+}
+
+/// Why an operation did not happen.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The device or file failed.
+    Io {
+        /// The file or device.
+        path: PathBuf,
+        /// Byte offset of the failed request, where there is one.
+        offset_bytes: Option<u64>,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A metadata block failed its check and was not used.
+    Damaged(Damage),
+    /// Somebody else uses the device or file.
+    InUse {
+        /// The file or device.
+        path: PathBuf,
+        /// Who, as far as it can be told.
+        reason: String,
+    },
+    /// Block 0 is all zero: there is no metadata here.
+    NotFormatted(PathBuf),
+    /// Not metadata that this crate reads.
+    Unsupported {
+        /// The file or device.
+        path: PathBuf,
+        /// What it is instead, or which feature is unknown.
+        reason: String,
+    },
+    /// A metadata snapshot was asked for and the pool holds none.
+    NoMetadataSnapshot(PathBuf),
+    /// No thin device has this id.
+    NoSuchDevice(u64),
+    /// The call cannot be answered without waiting or I/O.
+    WouldBlock,
+    /// The caller asked for something that makes no sense.
+    Usage(String),
+    /// The caller's monitor asked to stop.
+    Interrupted,
+}
+
+impl Error {
+    /// An I/O error with its place.
+    pub fn io(path: impl Into<PathBuf>, offset_bytes: Option<u64>, source: io::Error) -> Self {
+        Self::Io { path: path.into(), offset_bytes, source }
+    }
+
+    /// A complaint about the call itself.
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self::Usage(text.into())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { path, offset_bytes: Some(offset), source } => {
+                write!(f, "{}: at byte {offset}: {source}", path.display())
+            }
+            Self::Io { path, offset_bytes: None, source } => {
+                write!(f, "{}: {source}", path.display())
+            }
+            Self::Damaged(damage) => damage.fmt(f),
+            Self::InUse { path, reason } => write!(f, "{} is in use: {reason}", path.display()),
+            Self::NotFormatted(path) => {
+                write!(f, "{} is not formatted: block 0 is all zero", path.display())
+            }
+            Self::Unsupported { path, reason } => write!(f, "{}: {reason}", path.display()),
+            Self::NoMetadataSnapshot(path) => {
+                write!(f, "{}: the pool holds no metadata snapshot", path.display())
+            }
+            Self::NoSuchDevice(id) => write!(f, "no thin device {id}"),
+            Self::WouldBlock => f.write_str("the answer is not in the cache"),
+            Self::Usage(text) => f.write_str(text),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<Damage> for Error {
+    fn from(damage: Damage) -> Self {
+        Self::Damaged(damage)
+    }
+}
