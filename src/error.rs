@@ -82,7 +82,13 @@ impl Damage {
         found: impl Into<Value>,
         expected: impl Into<Value>,
     ) -> Self {
-        Self { block, validator, check, found: found.into(), expected: expected.into() }
+        Self {
+            block,
+            validator,
+            check,
+            found: found.into(),
+            expected: expected.into(),
+        }
     }
 }
 
@@ -142,7 +148,11 @@ pub enum Error {
 impl Error {
     /// An I/O error with its place.
     pub fn io(path: impl Into<PathBuf>, offset_bytes: Option<u64>, source: io::Error) -> Self {
-        Self::Io { path: path.into(), offset_bytes, source }
+        Self::Io {
+            path: path.into(),
+            offset_bytes,
+            source,
+        }
     }
 
     /// A complaint about the call itself.
@@ -154,16 +164,28 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { path, offset_bytes: Some(offset), source } => {
+            Self::Io {
+                path,
+                offset_bytes: Some(offset),
+                source,
+            } => {
                 write!(f, "{}: at byte {offset}: {source}", path.display())
             }
-            Self::Io { path, offset_bytes: None, source } => {
+            Self::Io {
+                path,
+                offset_bytes: None,
+                source,
+            } => {
                 write!(f, "{}: {source}", path.display())
             }
             Self::Damaged(damage) => damage.fmt(f),
             Self::InUse { path, reason } => write!(f, "{} is in use: {reason}", path.display()),
             Self::NotFormatted(path) => {
-                write!(f, "{} is not formatted: block 0 is all zero", path.display())
+                write!(
+                    f,
+                    "{} is not formatted: block 0 is all zero",
+                    path.display()
+                )
             }
             Self::Unsupported { path, reason } => write!(f, "{}: {reason}", path.display()),
             Self::NoMetadataSnapshot(path) => {

@@ -4,10 +4,13 @@
 pub mod block;
 pub mod btree;
 pub mod device;
+pub mod disk_space;
 pub mod error;
 #[cfg(feature = "python")]
 mod python;
+pub mod space;
 pub mod task;
+pub mod thin;
 pub mod units;
 
 pub use error::{Damage, Error, Result};

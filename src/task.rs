@@ -45,7 +45,9 @@ impl<'m> Task<'m> {
         let cores = || thread::available_parallelism().map_or(1, usize::from);
         Self {
             monitor,
-            threads: threads.unwrap_or_else(|| cores().min(MAX_DEFAULT_THREADS)).clamp(1, 256),
+            threads: threads
+                .unwrap_or_else(|| cores().min(MAX_DEFAULT_THREADS))
+                .clamp(1, 256),
             stop: AtomicBool::new(false),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -109,7 +111,9 @@ impl<'m> Task<'m> {
                 if job >= jobs {
                     return (own, Ok(()));
                 }
-                let answer = self.step(number, 0).and_then(|()| work(&mut own, number, job));
+                let answer = self
+                    .step(number, 0)
+                    .and_then(|()| work(&mut own, number, job));
                 if let Err(error) = answer {
                     self.stop.store(true, Ordering::Relaxed);
                     return (own, Err(error));
@@ -119,8 +123,9 @@ impl<'m> Task<'m> {
         let helpers = self.threads.min(jobs).saturating_sub(1);
         let answers: Vec<(C, Result<()>)> = thread::scope(|scope| {
             let worker = &worker;
-            let spawned: Vec<_> =
-                (1..=helpers).map(|number| scope.spawn(move || worker(number))).collect();
+            let spawned: Vec<_> = (1..=helpers)
+                .map(|number| scope.spawn(move || worker(number)))
+                .collect();
             let own = worker(0);
             let joined = spawned.into_iter().map(|handle| match handle.join() {
                 Ok(answer) => answer,
@@ -168,10 +173,14 @@ mod tests {
     #[test]
     fn the_cause_is_reported_and_not_the_stop_it_made() {
         let task = Task::new(None, Some(4));
-        let answer = task.share_out(64, || (), |(), _, job| match job {
-            7 => Err(Error::NoSuchDevice(7)),
-            _ => Ok(()),
-        });
+        let answer = task.share_out(
+            64,
+            || (),
+            |(), _, job| match job {
+                7 => Err(Error::NoSuchDevice(7)),
+                _ => Ok(()),
+            },
+        );
         assert!(matches!(answer, Err(Error::NoSuchDevice(7))));
     }
 

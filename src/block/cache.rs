@@ -12,7 +12,10 @@ pub(super) enum State {
     /// Being read; nobody may look yet.
     Loading,
     /// Read; checked by `validator` where there is one.
-    Ready { data: Arc<BlockData>, validator: Option<&'static dyn Validator> },
+    Ready {
+        data: Arc<BlockData>,
+        validator: Option<&'static dyn Validator>,
+    },
 }
 
 /// One cached block.
@@ -35,7 +38,13 @@ pub(super) struct Cache {
 
 impl Cache {
     pub fn new(capacity: usize) -> Self {
-        Self { slots: Vec::new(), by_block: FxHashMap::default(), capacity, hand: 0, waiting: 0 }
+        Self {
+            slots: Vec::new(),
+            by_block: FxHashMap::default(),
+            capacity,
+            hand: 0,
+            waiting: 0,
+        }
     }
 
     pub fn find(&self, at: BlockNr) -> Option<usize> {
@@ -50,7 +59,12 @@ impl Cache {
 
     /// Takes a slot for `at`, in state loading. `None`: every slot is held.
     pub fn take(&mut self, at: BlockNr) -> Option<usize> {
-        let slot = Slot { at, state: State::Loading, readers: 0, used_lately: true };
+        let slot = Slot {
+            at,
+            state: State::Loading,
+            readers: 0,
+            used_lately: true,
+        };
         let number = if self.slots.len() < self.capacity {
             self.slots.push(slot);
             self.slots.len() - 1
@@ -70,7 +84,10 @@ impl Cache {
             let slot = &mut self.slots[number as usize];
             // An empty slot is an unlocked one that no number leads to.
             slot.at = BlockNr(u64::MAX);
-            slot.state = State::Ready { data: Arc::new(BlockData::zeroed()), validator: None };
+            slot.state = State::Ready {
+                data: Arc::new(BlockData::zeroed()),
+                validator: None,
+            };
             slot.used_lately = false;
         }
     }

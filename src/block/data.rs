@@ -75,7 +75,10 @@ mod tests {
     #[test]
     fn a_slice_that_leaves_the_block_is_refused() {
         let block = BlockData::zeroed();
-        assert_eq!(slice_at::<U64>(block.bytes(), 4088, 1).map(<[U64]>::len), Some(1));
+        assert_eq!(
+            slice_at::<U64>(block.bytes(), 4088, 1).map(<[U64]>::len),
+            Some(1)
+        );
         assert!(slice_at::<U64>(block.bytes(), 4088, 2).is_none());
         assert!(slice_at::<U64>(block.bytes(), 0, usize::MAX).is_none());
     }

@@ -30,10 +30,17 @@ impl BlockManager {
     #[must_use]
     pub fn new(device: Arc<dyn Device>, cache_bytes: u64) -> Arc<Self> {
         let nr_blocks = device.size_bytes() / BLOCK_BYTES as u64;
-        let slots = (cache_bytes / BLOCK_BYTES as u64).max(MIN_SLOTS).min(nr_blocks.max(MIN_SLOTS));
+        let slots = (cache_bytes / BLOCK_BYTES as u64)
+            .max(MIN_SLOTS)
+            .min(nr_blocks.max(MIN_SLOTS));
         let capacity = usize::try_from(slots).unwrap_or(usize::MAX);
         let (cache, changed) = (Mutex::new(Cache::new(capacity)), Condvar::new());
-        Arc::new(Self { device, nr_blocks, cache, changed })
+        Arc::new(Self {
+            device,
+            nr_blocks,
+            cache,
+            changed,
+        })
     }
 
     /// Size of the device in whole blocks.
@@ -72,7 +79,10 @@ impl BlockManager {
                 }
             }
             cache.waiting += 1;
-            cache = self.changed.wait(cache).unwrap_or_else(PoisonError::into_inner);
+            cache = self
+                .changed
+                .wait(cache)
+                .unwrap_or_else(PoisonError::into_inner);
             cache.waiting -= 1;
         }
     }
@@ -93,7 +103,8 @@ impl BlockManager {
             Err(TryLockError::WouldBlock) => return Err(Error::WouldBlock),
         };
         let slot = cache.find(at).ok_or(Error::WouldBlock)?;
-        self.lock_cached(&mut cache, slot, at, validator)?.ok_or(Error::WouldBlock)
+        self.lock_cached(&mut cache, slot, at, validator)?
+            .ok_or(Error::WouldBlock)
     }
 
     fn lock_cache(&self) -> MutexGuard<'_, Cache> {
@@ -105,7 +116,10 @@ impl BlockManager {
         if at.0 < self.nr_blocks {
             return Ok(());
         }
-        let text = format!("block {at} is past the end of a device of {} blocks", self.nr_blocks);
+        let text = format!(
+            "block {at} is past the end of a device of {} blocks",
+            self.nr_blocks
+        );
         let source = io::Error::new(io::ErrorKind::UnexpectedEof, text);
         Err(Error::io(self.device.path(), at.offset_bytes(), source))
     }
@@ -136,7 +150,12 @@ impl BlockManager {
         }
         let data = Arc::clone(data);
         slot.readers += 1;
-        Ok(Some(ReadGuard { manager: Arc::clone(self), slot: number, at, data }))
+        Ok(Some(ReadGuard {
+            manager: Arc::clone(self),
+            slot: number,
+            at,
+            data,
+        }))
     }
 
     fn load(
@@ -156,10 +175,17 @@ impl BlockManager {
             Ok(()) => {
                 let data = Arc::new(*block);
                 let slot = cache.slot(number);
-                slot.state =
-                    State::Ready { data: Arc::clone(&data), validator: Some(validator) };
+                slot.state = State::Ready {
+                    data: Arc::clone(&data),
+                    validator: Some(validator),
+                };
                 slot.readers = 1;
-                Ok(ReadGuard { manager: Arc::clone(self), slot: number, at, data })
+                Ok(ReadGuard {
+                    manager: Arc::clone(self),
+                    slot: number,
+                    at,
+                    data,
+                })
             }
             Err(error) => {
                 cache.forget(at);

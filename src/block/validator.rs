@@ -85,7 +85,10 @@ mod tests {
     #[test]
     fn the_kernels_checksum_is_accepted() {
         let block = empty_leaf();
-        assert_eq!(check_location_and_checksum("btree node", 121_107, BlockNr(2), &block), Ok(()));
+        assert_eq!(
+            check_location_and_checksum("btree node", 121_107, BlockNr(2), &block),
+            Ok(())
+        );
         assert_eq!(kind_of(&block), Some(("btree node", 2)));
     }
 
@@ -93,7 +96,9 @@ mod tests {
     fn a_wrong_place_a_wrong_kind_and_a_flipped_bit_are_told_apart() {
         let mut block = empty_leaf();
         let check = |at, salt, block: &BlockData| {
-            check_location_and_checksum("it", salt, BlockNr(at), block).unwrap_err().check
+            check_location_and_checksum("it", salt, BlockNr(at), block)
+                .unwrap_err()
+                .check
         };
         assert_eq!(check(3, 121_107, &block), "location");
         assert_eq!(check(2, 240_779, &block), "block kind");

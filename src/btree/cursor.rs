@@ -37,7 +37,10 @@ impl LeafSlice {
     /// Keys and values, as many of one as of the other.
     pub fn entries<V: Value>(&self) -> Result<(&[U64], &[V])> {
         let node = Node::parse(self.at, &self.node)?;
-        Ok((&node.keys()[self.entries.clone()], &node.values()?[self.entries.clone()]))
+        Ok((
+            &node.keys()[self.entries.clone()],
+            &node.values()?[self.entries.clone()],
+        ))
     }
 }
 
@@ -60,7 +63,13 @@ impl Cursor {
         end: Option<u64>,
     ) -> Self {
         let empty = end.is_some_and(|end| end <= begin);
-        Self { blocks, root: (!empty).then_some(root), path: Vec::new(), begin, end }
+        Self {
+            blocks,
+            root: (!empty).then_some(root),
+            path: Vec::new(),
+            begin,
+            end,
+        }
     }
 
     /// The next leaf with entries in the range; `None` at the end. After an
@@ -85,7 +94,9 @@ impl Cursor {
             let (keys, children) = (node.keys(), node.children()?);
             let index = frame.next;
             let past = index >= keys.len()
-                || self.end.is_some_and(|end| index > 0 && keys[index].get() >= end);
+                || self
+                    .end
+                    .is_some_and(|end| index > 0 && keys[index].get() >= end);
             if past {
                 self.path.pop();
                 continue;
@@ -114,7 +125,9 @@ impl Cursor {
         check_bounds(&view, low, high)?;
         if view.is_leaf() {
             let begin = view.search_at_least(self.begin);
-            let end = self.end.map_or(view.keys().len(), |end| view.search_at_least(end));
+            let end = self
+                .end
+                .map_or(view.keys().len(), |end| view.search_at_least(end));
             let entries = begin..end;
             return Ok((begin < end).then_some(LeafSlice { at, node, entries }));
         }
@@ -122,7 +135,12 @@ impl Cursor {
             return Err(too_deep(at).into());
         }
         let next = view.search(self.begin).unwrap_or(0);
-        self.path.push(Frame { at, node, next, end: high });
+        self.path.push(Frame {
+            at,
+            node,
+            next,
+            end: high,
+        });
         Ok(None)
     }
 }
@@ -134,7 +152,13 @@ pub(crate) fn check_bounds(
     high: Option<u64>,
 ) -> Result<(), Damage> {
     let bad = |check, found: u64, expected: String| {
-        Err(Damage::new(node.location(), NODE_NAME, check, found, expected))
+        Err(Damage::new(
+            node.location(),
+            NODE_NAME,
+            check,
+            found,
+            expected,
+        ))
     };
     let (first, last) = match (node.keys().first(), node.keys().last()) {
         (Some(first), Some(last)) => (first.get(), last.get()),

@@ -28,7 +28,11 @@ pub struct BTree<V> {
 
 impl<V> Clone for BTree<V> {
     fn clone(&self) -> Self {
-        Self { blocks: Arc::clone(&self.blocks), root: self.root, value: PhantomData }
+        Self {
+            blocks: Arc::clone(&self.blocks),
+            root: self.root,
+            value: PhantomData,
+        }
     }
 }
 
@@ -36,7 +40,11 @@ impl<V: Value> BTree<V> {
     /// The tree under `root`.
     #[must_use]
     pub fn new(blocks: &Arc<BlockManager>, root: BlockNr) -> Self {
-        Self { blocks: Arc::clone(blocks), root, value: PhantomData }
+        Self {
+            blocks: Arc::clone(blocks),
+            root,
+            value: PhantomData,
+        }
     }
 
     /// Where the tree starts.
@@ -81,6 +89,27 @@ impl<V: Value> BTree<V> {
         Err(too_deep(guard.location()).into())
     }
 
+    /// The largest key.
+    pub fn last_key(&self) -> Result<Option<u64>> {
+        let mut guard = self.lock(self.root, Wait::Yes)?;
+        let mut low = None;
+        for _ in 0..MAX_DEPTH {
+            let node = Node::parse(guard.location(), &guard)?;
+            check_bounds(&node, low, None)?;
+            low = node.keys().last().map(|key| key.get());
+            let Some(child) = (if node.is_leaf() {
+                None
+            } else {
+                node.children()?.last()
+            }) else {
+                return Ok(low);
+            };
+            let child = BlockNr(child.get());
+            guard = self.lock(child, Wait::Yes)?;
+        }
+        Err(too_deep(guard.location()).into())
+    }
+
     /// The smallest key not below `key`, with its value.
     pub fn lookup_next(&self, key: u64) -> Result<Option<(u64, V)>> {
         let mut cursor = self.range(key, None);
@@ -88,7 +117,10 @@ impl<V: Value> BTree<V> {
             return Ok(None);
         };
         let (keys, values) = leaf.entries::<V>()?;
-        Ok(keys.first().zip(values.first()).map(|(key, value)| (key.get(), *value)))
+        Ok(keys
+            .first()
+            .zip(values.first())
+            .map(|(key, value)| (key.get(), *value)))
     }
 
     /// Entries with keys in `begin..end` (`None`: to the end), in order.
@@ -108,5 +140,11 @@ impl BTree<U64> {
 
 /// A path that is longer than any sound tree's.
 pub(super) fn too_deep(at: BlockNr) -> Damage {
-    Damage::new(at, NODE_NAME, "depth", "a deeper level", format!("at most {MAX_DEPTH} levels"))
+    Damage::new(
+        at,
+        NODE_NAME,
+        "depth",
+        "a deeper level",
+        format!("at most {MAX_DEPTH} levels"),
+    )
 }

@@ -96,14 +96,22 @@ impl<'a> Node<'a> {
             return bad("value size", value_size, "8 in an internal node");
         }
         if nr > max {
-            return Err(Damage::new(at, NODE_NAME, "entries", nr, format!("at most {max}")));
+            return Err(Damage::new(
+                at,
+                NODE_NAME,
+                "entries",
+                nr,
+                format!("at most {max}"),
+            ));
         }
         if flags == INTERNAL && nr == 0 {
             return bad("entries", nr, "at least 1 in an internal node");
         }
-        let (Ok(count), Ok(capacity), Ok(size)) =
-            (usize::try_from(nr), usize::try_from(max), usize::try_from(value_size))
-        else {
+        let (Ok(count), Ok(capacity), Ok(size)) = (
+            usize::try_from(nr),
+            usize::try_from(max),
+            usize::try_from(value_size),
+        ) else {
             return bad("capacity", max, "one that fits a block");
         };
         let bytes = &block.bytes()[..];
@@ -111,9 +119,18 @@ impl<'a> Node<'a> {
             .checked_mul(size.saturating_add(8))
             .is_some_and(|body| body <= BLOCK_BYTES - HEADER_BYTES);
         let keys = slice_at(bytes, HEADER_BYTES, count);
-        let values = slice_at(bytes, HEADER_BYTES + 8 * capacity.min(BLOCK_BYTES), count * size.min(BLOCK_BYTES));
+        let values = slice_at(
+            bytes,
+            HEADER_BYTES + 8 * capacity.min(BLOCK_BYTES),
+            count * size.min(BLOCK_BYTES),
+        );
         match (fits, keys, values) {
-            (true, Some(keys), Some(values)) => Ok(Self { at, header, keys, values }),
+            (true, Some(keys), Some(values)) => Ok(Self {
+                at,
+                header,
+                keys,
+                values,
+            }),
             _ => bad("capacity", max, "one that fits a block"),
         }
     }
@@ -145,7 +162,13 @@ impl<'a> Node<'a> {
     /// Children of an internal node.
     pub fn children(&self) -> Result<&'a [U64], Damage> {
         if self.is_leaf() {
-            return Err(Damage::new(self.at, NODE_NAME, "flags", LEAF, "1 (internal)"));
+            return Err(Damage::new(
+                self.at,
+                NODE_NAME,
+                "flags",
+                LEAF,
+                "1 (internal)",
+            ));
         }
         self.slice()
     }
@@ -153,7 +176,9 @@ impl<'a> Node<'a> {
     /// Values of a leaf whose tree holds `V`.
     pub fn values<V: Value>(&self) -> Result<&'a [V], Damage> {
         if !self.is_leaf() {
-            return Err(Damage::new(self.at, NODE_NAME, "flags", INTERNAL, "2 (leaf)"));
+            return Err(Damage::new(
+                self.at, NODE_NAME, "flags", INTERNAL, "2 (leaf)",
+            ));
         }
         self.slice()
     }
@@ -170,7 +195,9 @@ impl<'a> Node<'a> {
     /// The last entry whose key is not above `key`.
     #[must_use]
     pub fn search(&self, key: u64) -> Option<usize> {
-        self.keys.partition_point(|at| at.get() <= key).checked_sub(1)
+        self.keys
+            .partition_point(|at| at.get() <= key)
+            .checked_sub(1)
     }
 
     /// The first entry whose key is not below `key`; `len` when there is none.
@@ -183,11 +210,17 @@ impl<'a> Node<'a> {
     /// nearly every node is in order.
     fn first_disorder(&self) -> Option<usize> {
         let rises = |pair: &[U64]| pair[0].get() < pair[1].get();
-        let ordered = self.keys.windows(2).fold(true, |so_far, pair| so_far & rises(pair));
+        let ordered = self
+            .keys
+            .windows(2)
+            .fold(true, |so_far, pair| so_far & rises(pair));
         if ordered {
             return None;
         }
-        self.keys.windows(2).position(|pair| !rises(pair)).map(|index| index + 1)
+        self.keys
+            .windows(2)
+            .position(|pair| !rises(pair))
+            .map(|index| index + 1)
     }
 }
 
@@ -224,7 +257,10 @@ mod tests {
             (2, 0, huge, 0),
         ] {
             let block = node(flags, nr, max, size);
-            assert!(Node::parse(BlockNr(1), &block).is_err(), "{flags} {nr} {max} {size}");
+            assert!(
+                Node::parse(BlockNr(1), &block).is_err(),
+                "{flags} {nr} {max} {size}"
+            );
         }
         assert!(Node::parse(BlockNr(1), &node(2, 252, 252, 8)).is_ok());
     }

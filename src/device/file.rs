@@ -58,7 +58,10 @@ impl FileDevice {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
         let flags = i32::try_from(flags.bits()).unwrap_or_default();
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(&path);
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(&path);
         let mut file = opened.map_err(|source| match source.raw_os_error() {
             Some(code) if code == rustix::io::Errno::BUSY.raw_os_error() => Error::InUse {
                 path: path.clone(),
@@ -73,7 +76,12 @@ impl FileDevice {
             claim_file(&file, &metadata, &path)?;
         }
         let size_bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        Ok(Self { direct: metadata.file_type().is_block_device(), file, path, size_bytes })
+        Ok(Self {
+            direct: metadata.file_type().is_block_device(),
+            file,
+            path,
+            size_bytes,
+        })
     }
 
     /// Whether this is a block device.
@@ -102,7 +110,8 @@ impl FileDevice {
             let Some(usable) = want.checked_sub(skip).filter(|usable| *usable > 0) else {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             };
-            self.file.read_exact_at(&mut bounce.as_mut_bytes()[..want], begin)?;
+            self.file
+                .read_exact_at(&mut bounce.as_mut_bytes()[..want], begin)?;
             let take = usable.min(buffer.len() - done);
             buffer[done..done + take].copy_from_slice(&bounce.as_bytes()[skip..skip + take]);
             done += take;
@@ -123,7 +132,8 @@ fn claim_file(file: &File, metadata: &Metadata, path: &Path) -> Result<()> {
             });
         }
         // A filesystem without locks cannot say more.
-        Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+        Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+        }
         Err(errno) => return Err(Error::io(path, None, errno.into())),
     }
     match loop_device_on(metadata) {

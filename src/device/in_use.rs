@@ -13,15 +13,19 @@ pub fn loop_device_on(file: &Metadata) -> Option<String> {
 }
 
 fn loop_device_in(block_devices: &Path, file: &Metadata) -> Option<String> {
-    fs::read_dir(block_devices).ok()?.flatten().find_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        if !name.starts_with("loop") {
-            return None;
-        }
-        let backing = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
-        let backing = fs::metadata(backing.trim_end_matches('\n')).ok()?;
-        (backing.dev() == file.dev() && backing.ino() == file.ino()).then(|| format!("/dev/{name}"))
-    })
+    fs::read_dir(block_devices)
+        .ok()?
+        .flatten()
+        .find_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            if !name.starts_with("loop") {
+                return None;
+            }
+            let backing = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
+            let backing = fs::metadata(backing.trim_end_matches('\n')).ok()?;
+            (backing.dev() == file.dev() && backing.ino() == file.ino())
+                .then(|| format!("/dev/{name}"))
+        })
 }
 
 #[cfg(test)]
@@ -36,10 +40,13 @@ mod tests {
         fs::write(dir.join("image"), b"x").unwrap();
         fs::write(dir.join("other"), b"x").unwrap();
         fs::hard_link(dir.join("image"), dir.join("alias")).unwrap();
-        fs::write(sys.join("backing_file"), format!("{}\n", dir.join("image").display())).unwrap();
-        let find = |name: &str| {
-            loop_device_in(&dir.join("sys"), &fs::metadata(dir.join(name)).unwrap())
-        };
+        fs::write(
+            sys.join("backing_file"),
+            format!("{}\n", dir.join("image").display()),
+        )
+        .unwrap();
+        let find =
+            |name: &str| loop_device_in(&dir.join("sys"), &fs::metadata(dir.join(name)).unwrap());
         assert_eq!(find("alias").as_deref(), Some("/dev/loop7"));
         assert_eq!(find("other"), None);
         fs::remove_dir_all(&dir).unwrap();

@@ -17,7 +17,10 @@ impl MemoryDevice {
     /// A device that holds `bytes`.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, path: PathBuf::from("<memory>") }
+        Self {
+            bytes,
+            path: PathBuf::from("<memory>"),
+        }
     }
 }
 
