@@ -12,6 +12,7 @@ pub mod space;
 pub mod task;
 pub mod thin;
 pub mod units;
+pub mod walk;
 
 pub use error::{Damage, Error, Result};
 pub use units::BlockNr;

@@ -1,0 +1,293 @@
+//! Reference counts found by a walk: small, and counted from many threads.
+//!
+//! A count is a byte until it passes 255; then its region of 65536 widens. A
+//! region that nobody counted in takes no memory. Threads do not share counters
+//! mapping by mapping: each gathers what falls into a region and adds it in one
+//! go, so that a region's 64 KiB stay in the processor's cache meanwhile.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Blocks of one region; an offset in it is a `u16`.
+const REGION_BLOCKS: usize = 1 << 16;
+
+/// What a thread's gathered offsets may take together, in bytes.
+const SCATTER_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
+enum Region {
+    Empty,
+    Bytes(Box<[u8]>),
+    Halves(Box<[u16]>),
+    Words(Box<[u32]>),
+}
+
+impl Region {
+    fn get(&self, offset: usize) -> u32 {
+        match self {
+            Self::Empty => 0,
+            Self::Bytes(counts) => counts[offset].into(),
+            Self::Halves(counts) => counts[offset].into(),
+            Self::Words(counts) => counts[offset],
+        }
+    }
+
+    fn add(&mut self, offsets: &[u16]) {
+        let mut rest = offsets;
+        while !rest.is_empty() {
+            let added = match self {
+                Self::Empty => 0,
+                Self::Bytes(counts) => add_until_full(counts, rest, u8::MAX, |count| *count += 1),
+                Self::Halves(counts) => add_until_full(counts, rest, u16::MAX, |count| *count += 1),
+                Self::Words(counts) => {
+                    let saturate = |count: &mut u32| *count = count.saturating_add(1);
+                    rest.iter()
+                        .for_each(|offset| saturate(&mut counts[usize::from(*offset)]));
+                    rest.len()
+                }
+            };
+            rest = &rest[added..];
+            if !rest.is_empty() {
+                self.widen();
+            }
+        }
+    }
+
+    fn widen(&mut self) {
+        *self = match self {
+            Self::Empty => Self::Bytes(vec![0; REGION_BLOCKS].into()),
+            Self::Bytes(counts) => Self::Halves(counts.iter().map(|&count| count.into()).collect()),
+            Self::Halves(counts) => Self::Words(counts.iter().map(|&count| count.into()).collect()),
+            Self::Words(counts) => Self::Words(std::mem::take(counts)),
+        };
+    }
+}
+
+/// Counts until one is full; returns how many offsets were taken.
+fn add_until_full<T: PartialEq + Copy>(
+    counts: &mut [T],
+    offsets: &[u16],
+    full: T,
+    add: impl Fn(&mut T),
+) -> usize {
+    for (index, offset) in offsets.iter().enumerate() {
+        let count = &mut counts[usize::from(*offset)];
+        if *count == full {
+            return index;
+        }
+        add(count);
+    }
+    offsets.len()
+}
+
+/// How many references each block has.
+#[derive(Debug)]
+pub struct Counts {
+    nr_blocks: u64,
+    regions: Vec<Mutex<Region>>,
+}
+
+impl Counts {
+    /// All zero, for blocks below `nr_blocks`.
+    #[must_use]
+    pub fn new(nr_blocks: u64) -> Self {
+        let regions = usize::try_from(nr_blocks.div_ceil(REGION_BLOCKS as u64)).unwrap_or(0);
+        Self {
+            nr_blocks,
+            regions: (0..regions).map(|_| Mutex::new(Region::Empty)).collect(),
+        }
+    }
+
+    /// Blocks that are counted.
+    #[must_use]
+    pub fn nr_blocks(&self) -> u64 {
+        self.nr_blocks
+    }
+
+    /// One more reference to `block`, which has to be below `nr_blocks`.
+    pub fn add(&mut self, block: u64) {
+        let (region, offset) = place(block);
+        if let Some(region) = self.regions.get_mut(region) {
+            region
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner)
+                .add(&[offset]);
+        }
+    }
+
+    /// The count of `block`; zero past the end.
+    #[must_use]
+    pub fn get(&self, block: u64) -> u32 {
+        let (region, offset) = place(block);
+        self.regions.get(region).map_or(0, |region| {
+            region
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(offset.into())
+        })
+    }
+
+    /// Counts from `begin` on, those above 255 as 255.
+    pub fn copy_saturated(&self, begin: u64, out: &mut [u8]) {
+        let (mut done, mut at) = (0, begin);
+        while done < out.len() {
+            let (region, offset) = place(at);
+            let offset = usize::from(offset);
+            let part = (out.len() - done).min(REGION_BLOCKS - offset);
+            let target = &mut out[done..done + part];
+            match self.regions.get(region) {
+                None => target.fill(0),
+                Some(region) => {
+                    let region = region.lock().unwrap_or_else(PoisonError::into_inner);
+                    match &*region {
+                        Region::Empty => target.fill(0),
+                        Region::Bytes(counts) => {
+                            target.copy_from_slice(&counts[offset..offset + part]);
+                        }
+                        wide => {
+                            for (index, count) in target.iter_mut().enumerate() {
+                                *count = u8::try_from(wide.get(offset + index)).unwrap_or(u8::MAX);
+                            }
+                        }
+                    }
+                }
+            }
+            done += part;
+            at += part as u64;
+        }
+    }
+
+    /// A thread's gatherer.
+    #[must_use]
+    pub fn scatter(&self) -> Scatter<'_> {
+        let regions = self.regions.len().max(1);
+        let room = (SCATTER_BYTES / 2 / regions).clamp(8, 1024);
+        Scatter {
+            counts: self,
+            offsets: vec![0; regions * room],
+            filled: vec![0; regions],
+            room,
+        }
+    }
+}
+
+/// Region and offset of a block.
+fn place(block: u64) -> (usize, u16) {
+    let region = usize::try_from(block >> 16).unwrap_or(usize::MAX);
+    (region, (block & 0xffff) as u16)
+}
+
+/// Gathers references by region. What is not flushed is flushed on drop.
+pub struct Scatter<'c> {
+    counts: &'c Counts,
+    offsets: Vec<u16>,
+    filled: Vec<u16>,
+    room: usize,
+}
+
+impl Scatter<'_> {
+    /// One more reference to `block`, which has to be below `nr_blocks`.
+    #[inline]
+    pub fn add(&mut self, block: u64) {
+        let (region, offset) = place(block);
+        let Some(filled) = self.filled.get_mut(region) else {
+            return;
+        };
+        self.offsets[region * self.room + usize::from(*filled)] = offset;
+        *filled += 1;
+        if usize::from(*filled) == self.room {
+            self.flush(region);
+        }
+    }
+
+    fn flush(&mut self, region: usize) {
+        let filled = usize::from(std::mem::take(&mut self.filled[region]));
+        let begin = region * self.room;
+        let counts = &self.counts.regions[region];
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.add(&self.offsets[begin..begin + filled]);
+    }
+}
+
+impl Drop for Scatter<'_> {
+    fn drop(&mut self) {
+        for region in 0..self.counts.regions.len() {
+            if self.filled[region] > 0 {
+                self.flush(region);
+            }
+        }
+    }
+}
+
+/// A set of metadata blocks.
+#[derive(Debug)]
+pub struct BlockSet(Vec<u64>);
+
+impl BlockSet {
+    /// Empty, for blocks below `nr_blocks`.
+    #[must_use]
+    pub fn new(nr_blocks: u64) -> Self {
+        Self(vec![
+            0;
+            usize::try_from(nr_blocks.div_ceil(64)).unwrap_or(0)
+        ])
+    }
+
+    /// Puts a block in; `true` when it was not in before.
+    pub fn insert(&mut self, block: u64) -> bool {
+        let word = usize::try_from(block / 64)
+            .ok()
+            .and_then(|word| self.0.get_mut(word));
+        word.is_some_and(|word| {
+            let new = *word & (1 << (block % 64)) == 0;
+            *word |= 1 << (block % 64);
+            new
+        })
+    }
+
+    /// Whether a block is in.
+    #[must_use]
+    pub fn contains(&self, block: u64) -> bool {
+        let word = usize::try_from(block / 64)
+            .ok()
+            .and_then(|word| self.0.get(word));
+        word.is_some_and(|word| word & (1 << (block % 64)) != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_widen_where_they_have_to_and_are_exact() {
+        let mut counts = Counts::new(200_000);
+        {
+            let mut scatter = counts.scatter();
+            (0..70_000).for_each(|_| scatter.add(5));
+            (0..300).for_each(|_| scatter.add(65_536));
+            (0..3).for_each(|_| scatter.add(131_075));
+        }
+        counts.add(131_075);
+        let found = [5, 6, 65_536, 131_075, 199_999, 1 << 40].map(|block| counts.get(block));
+        assert_eq!(found, [70_000, 0, 300, 4, 0, 0]);
+        let mut bytes = [9; 4];
+        counts.copy_saturated(131_073, &mut bytes);
+        assert_eq!(bytes, [0, 0, 4, 0]);
+        counts.copy_saturated(65_534, &mut bytes);
+        assert_eq!(bytes, [0, 0, 255, 0]);
+    }
+
+    #[test]
+    fn threads_lose_no_count() {
+        let counts = Counts::new(100_000);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut scatter = counts.scatter();
+                    (0..100_000).for_each(|block| scatter.add(block));
+                });
+            }
+        });
+        assert!((0..100_000).all(|block| counts.get(block) == 4));
+    }
+}
