@@ -1,0 +1,95 @@
+"""The bars: what thinmeta is to reach against the fastest peer, and how a figure is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Peak memory in MiB that 1.3.3 showed at scale 1, and its CPU time as a share of 1.1.0's on the
+# same machine. They stand in where 1.3.x could not be had, and say so.
+RECORDED_VERSION = "1.3.3"
+RECORDED_PEAK = {
+    "check M": 16.0,
+    "check L": 15.0,
+    "check F": 27.0,
+    "dump M": 25.0,
+    "dump L": 23.0,
+    "dump L --shared": 23.0,
+    "dump F": 37.0,
+    "delta D1": 235.0,
+    "delta D20": 235.0,
+    "ls M": 13.0,
+    "ls exclusive M": 13.0,
+    "ls exclusive F": 16.0,
+}
+RECORDED_CPU = {"check M": 0.236 / 0.275, "check F": 0.611 / 0.73}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure to reach and one to stretch for; `more` tells which way is better."""
+
+    reach: float
+    stretch: float | None
+    unit: str
+    more: bool
+
+    def text(self, value: float | None) -> str:
+        if value is None:
+            return ""
+        digits = 3 if self.unit == "of theirs" else 2 if value < 10 else 1 if value < 100 else 0
+        space = "" if self.unit in ("x", "%") else " "
+        return f"{value:.{digits}f}{space}{self.unit}"
+
+    def limit(self, value: float | None) -> str:
+        if value is None:
+            return ""
+        return f"{'≥' if self.more else '≤'} {value:g}{'x' if self.unit == 'x' else ''}"
+
+    def mark(self, value: float | None) -> str:
+        """What the figure is worth; nothing when there is none."""
+        if value is None:
+            return ""
+        met = [
+            value >= goal if self.more else value <= goal
+            for goal in (self.reach, self.stretch)
+            if goal is not None
+        ]
+        return "stretch" if len(met) > 1 and all(met) else "pass" if met[0] else "MISS"
+
+
+def faster(reach: float, stretch: float | None = None) -> Bar:
+    return Bar(reach, stretch, "x", more=True)
+
+
+CHECK = {"M": faster(1.6, 2.5), "F": faster(2, 3), "L": faster(1.2, 1.6)}
+CHECK_CALL = faster(3, 6)
+CHECK_CPU = Bar(1 / 2, 1 / 3, "of theirs", more=False)
+DUMP = faster(5, 9)
+DELTA = faster(6, 9)
+DELTA_CALL = faster(100)
+LS = Bar(60, 40, "ms", more=False)
+LS_EXCLUSIVE = faster(2.5, 3.5)
+MEMORY = Bar(1, 1 / 2, "of theirs", more=False)
+START = Bar(45, 30, "ms", more=False)
+FIND = Bar(700, 400, "ns", more=False)
+FIND_MANY = Bar(5, None, "M/s", more=True)
+VOLUME = Bar(70, None, "%", more=True)
+
+
+@dataclass
+class Row:
+    """One line of the final table: a case, its figure, and what it is held against."""
+
+    section: str
+    case: str
+    bar: Bar
+    value: float | None = None
+    against: str = ""
+    answers: str = ""
+    note: str = ""
+
+    @property
+    def mark(self) -> str:
+        if self.answers.startswith("DIFFER"):
+            return "WRONG"
+        return self.bar.mark(self.value)
