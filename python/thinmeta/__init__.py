@@ -1,0 +1,128 @@
+"""dm-thin pool metadata in userland: list, check, dump, compare, extract.
+
+A pool's metadata says which block of the pool's data belongs to which block of
+which thin volume. This package reads it from a device or an image, with no kernel::
+
+    import thinmeta
+
+    with thinmeta.open_pool("metadata.img", data="data.img") as pool:
+        for device in pool.devices.values():
+            print(device.id, device.mapped_blocks)
+        delta = pool.delta(1, 2)
+        print(delta.changed_bytes)
+        with pool.devices[2].open() as volume:
+            first = volume.read(4096)
+
+    assert thinmeta.check("metadata.img").is_clean
+
+Only names live here, and each is imported when it is first used: ``import
+thinmeta`` costs next to nothing.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from thinmeta import errors
+    from thinmeta._core import BlockMapping, Run, __version__
+    from thinmeta.delta import Delta
+    from thinmeta.errors import (
+        AbortedError,
+        AlreadyFormattedError,
+        DamagedBlockError,
+        DeviceExistsError,
+        DeviceInUseError,
+        MetadataSnapshotHeldError,
+        NoMetadataSnapshotError,
+        NoSpaceError,
+        NoSuchDeviceError,
+        NotFormattedError,
+        PoisonedError,
+        ReadOnlyError,
+        StaleTransactionError,
+        StreamError,
+        ThinmetaError,
+        UnsupportedFormatError,
+        UsageError,
+        WouldBlockError,
+        WrongBaseError,
+    )
+    from thinmeta.mappings import BlockMappings, Mappings
+    from thinmeta.pool import Devices, Pool, ThinDevice, open_pool
+    from thinmeta.tools import check, dump
+    from thinmeta.types import (
+        AffectedRange,
+        CheckReport,
+        DeltaRange,
+        Finding,
+        SpaceMapRoot,
+        SpaceUsage,
+        Superblock,
+    )
+    from thinmeta.volume import Volume
+
+__all__ = [
+    "AbortedError",
+    "AffectedRange",
+    "AlreadyFormattedError",
+    "BlockMapping",
+    "BlockMappings",
+    "CheckReport",
+    "DamagedBlockError",
+    "Delta",
+    "DeltaRange",
+    "DeviceExistsError",
+    "DeviceInUseError",
+    "Devices",
+    "Finding",
+    "Mappings",
+    "MetadataSnapshotHeldError",
+    "NoMetadataSnapshotError",
+    "NoSpaceError",
+    "NoSuchDeviceError",
+    "NotFormattedError",
+    "PoisonedError",
+    "Pool",
+    "ReadOnlyError",
+    "Run",
+    "SpaceMapRoot",
+    "SpaceUsage",
+    "StaleTransactionError",
+    "StreamError",
+    "Superblock",
+    "ThinDevice",
+    "ThinmetaError",
+    "UnsupportedFormatError",
+    "UsageError",
+    "Volume",
+    "WouldBlockError",
+    "WrongBaseError",
+    "__version__",
+    "check",
+    "dump",
+    "errors",
+    "open_pool",
+]
+
+if not TYPE_CHECKING:  # a checker must still refuse names that are not there
+    _HOMES = {
+        "_core": "BlockMapping Run __version__",
+        "delta": "Delta",
+        "mappings": "BlockMappings Mappings",
+        "pool": "Devices Pool ThinDevice open_pool",
+        "tools": "check dump",
+        "types": "AffectedRange CheckReport DeltaRange Finding SpaceMapRoot SpaceUsage Superblock",
+        "volume": "Volume",
+    }
+
+    def __getattr__(name):
+        from importlib import import_module
+
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "errors":
+            return import_module("thinmeta.errors")
+        home = next((home for home, names in _HOMES.items() if name in names.split()), "errors")
+        value = globals()[name] = getattr(import_module(f"thinmeta.{home}"), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,261 @@
+"""The exception tree: facts as attributes, so that nobody parses a message.
+
+Everything that is wrong with a pool or with the way it is used derives from
+:class:`ThinmetaError`. Plain input and output errors stay :class:`OSError`, with
+``errno`` and ``filename``. Every class survives pickling with its attributes.
+
+The native module raises these classes too; it calls the constructors with
+positional arguments in the order given here.
+"""
+
+from __future__ import annotations
+
+import errno
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = [
+    "AbortedError",
+    "AlreadyFormattedError",
+    "DamagedBlockError",
+    "DeviceExistsError",
+    "DeviceInUseError",
+    "MetadataSnapshotHeldError",
+    "NoMetadataSnapshotError",
+    "NoSpaceError",
+    "NoSuchDeviceError",
+    "NotFormattedError",
+    "PoisonedError",
+    "ReadOnlyError",
+    "StaleTransactionError",
+    "StreamError",
+    "ThinmetaError",
+    "UnsupportedFormatError",
+    "UsageError",
+    "WouldBlockError",
+    "WrongBaseError",
+]
+
+
+class ThinmetaError(Exception):
+    """Root of everything that thinmeta itself has to report."""
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """The constructor's arguments, from which a pickled copy is made."""
+        return self.args
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments()
+
+
+class DamagedBlockError(ThinmetaError):
+    """A metadata block failed its check and was not used.
+
+    Attributes:
+        block: Block number on the metadata device (4096-byte blocks).
+        validator: Whose check failed, e.g. ``"btree node"``.
+        check: Which one, e.g. ``"checksum"``.
+        found: What the block holds, a number or words.
+        expected: What it should hold, a number or words.
+    """
+
+    def __init__(
+        self, block: int, validator: str, check: str, found: int | str, expected: int | str
+    ) -> None:
+        super().__init__(block, validator, check, found, expected)
+        self.block, self.validator, self.check = block, validator, check
+        self.found, self.expected = found, expected
+
+    def __str__(self) -> str:
+        form = "{:#010x}" if "checksum" in self.check else "{}"
+        found, expected = (
+            form.format(value) if isinstance(value, int) else value
+            for value in (self.found, self.expected)
+        )
+        return (
+            f"metadata block {self.block} is damaged: {self.validator}, {self.check}: "
+            f"found {found}, expected {expected}"
+        )
+
+
+class NoSpaceError(ThinmetaError):
+    """A space map has no free block left.
+
+    Attributes:
+        space: Which one, ``"data"`` or ``"metadata"``.
+    """
+
+    def __init__(self, space: str) -> None:
+        super().__init__(space)
+        self.space = space
+
+    def __str__(self) -> str:
+        return f"no free block left in the pool's {self.space} space"
+
+
+class WouldBlockError(ThinmetaError, BlockingIOError):
+    """The answer would need input or output, and the caller asked for none."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EAGAIN, message)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.strerror,)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class ReadOnlyError(ThinmetaError, PermissionError):
+    """A change was asked of something that was opened only for reading."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EPERM, message)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.strerror,)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class DeviceInUseError(ThinmetaError, OSError):
+    """Somebody else uses the device or file: a live pool, a loop device, a writer.
+
+    ``errno`` is ``EBUSY`` and ``filename`` the path.
+
+    Attributes:
+        path: The device or file.
+        reason: Who uses it, as far as can be told.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(errno.EBUSY, reason, path)
+        self.path, self.reason = path, reason
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.path, self.reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: in use: {self.reason}"
+
+
+class NoSuchDeviceError(ThinmetaError, KeyError):
+    """The pool has no thin device of that id.
+
+    Attributes:
+        device_id: The id that was asked for.
+    """
+
+    def __init__(self, device_id: int) -> None:
+        super().__init__(device_id)
+        self.device_id = device_id
+
+    def __str__(self) -> str:
+        return f"the pool has no thin device {self.device_id}"
+
+
+class DeviceExistsError(ThinmetaError):
+    """The pool has a thin device of that id already.
+
+    Attributes:
+        device_id: The id that was to be created.
+    """
+
+    def __init__(self, device_id: int) -> None:
+        super().__init__(device_id)
+        self.device_id = device_id
+
+    def __str__(self) -> str:
+        return f"the pool has a thin device {self.device_id} already"
+
+
+class NotFormattedError(ThinmetaError):
+    """Block 0 is all zero: nobody has put pool metadata there yet.
+
+    Attributes:
+        path: The device or file.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: not formatted: block 0 is all zero, there is no pool here"
+
+
+class AlreadyFormattedError(ThinmetaError):
+    """Something is there, and nothing said that it may be overwritten.
+
+    Attributes:
+        path: The device or file.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: block 0 is not all zero, something is here already"
+
+
+class UnsupportedFormatError(ThinmetaError):
+    """Not thin-pool metadata, or a kind of it that this version cannot use.
+
+    Attributes:
+        path: The device or file.
+        reason: What it looks like, or what is not supported.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class MetadataSnapshotHeldError(ThinmetaError):
+    """A metadata snapshot is held already; release it first."""
+
+
+class NoMetadataSnapshotError(ThinmetaError):
+    """The metadata snapshot was asked for, and the pool holds none.
+
+    Attributes:
+        path: The device or file.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: the pool holds no metadata snapshot"
+
+
+class StaleTransactionError(ThinmetaError):
+    """The transaction id is not the expected one: somebody else changed the pool."""
+
+
+class UsageError(ThinmetaError, ValueError):
+    """A call that cannot be right: a closed object, a device of another pool."""
+
+
+class AbortedError(ThinmetaError):
+    """A change failed half-way; nothing works until ``abort``."""
+
+
+class PoisonedError(ThinmetaError):
+    """A write or flush failed; nothing may be written until it is opened again."""
+
+
+class WrongBaseError(ThinmetaError):
+    """A stream does not fit the volume that it is to be applied to."""
+
+
+class StreamError(ThinmetaError):
+    """A stream is damaged, cut short or of an unknown version."""

@@ -1,0 +1,349 @@
+"""Pools and their thin devices, opened from a metadata device or image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from thinmeta import _core
+from thinmeta.arguments import MAX_U64, number, snapshot_argument
+from thinmeta.errors import NoSuchDeviceError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Any, BinaryIO, Literal, Self
+
+    from typing_extensions import Buffer
+
+    from thinmeta.delta import Delta
+    from thinmeta.mappings import BlockMappings, Mappings
+    from thinmeta.types import SpaceUsage, Superblock
+    from thinmeta.volume import Volume
+
+__all__ = ["DEFAULT_CACHE_BYTES", "Devices", "Pool", "ThinDevice", "open_pool"]
+
+DEFAULT_CACHE_BYTES = 64 << 20
+
+
+def open_pool(
+    path: str | os.PathLike[str],
+    *,
+    mode: str = "r",
+    metadata_snapshot: Literal["held"] | int | None = None,
+    data: str | os.PathLike[str] | None = None,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+) -> Pool:
+    """Open the metadata of a thin pool.
+
+    A pool that is live in the kernel changes under a reader; of such a one only
+    the metadata snapshot can be read. Without ``metadata_snapshot`` a device or
+    file that somebody uses is refused.
+
+    Args:
+        path: The metadata device, or an image of it.
+        mode: ``"r"``: read only. Writing is not there yet.
+        metadata_snapshot: ``None`` for the live superblock, ``"held"`` for the
+            metadata snapshot that the pool holds, a number for one at that metadata
+            block.
+        data: The data device, or an image of it; :meth:`ThinDevice.open` needs it.
+        cache_bytes: How much of the metadata may be kept in memory.
+
+    Returns:
+        The pool, a context manager that closes it.
+
+    Raises:
+        OSError: The path cannot be opened or read.
+        DeviceInUseError: Somebody uses it, and no snapshot was asked for.
+        NotFormattedError: Block 0 is all zero.
+        UnsupportedFormatError: It is something else; the message says what.
+        DamagedBlockError: The superblock failed its check.
+        NoMetadataSnapshotError: No metadata snapshot is held.
+        UsageError: A mode or a snapshot that makes no sense.
+        TypeError: A snapshot that is neither ``"held"`` nor a number; a bool is none.
+    """
+    if mode == "r+":
+        raise UsageError("writing is not there yet: open the pool with mode='r'")
+    if mode != "r":
+        raise UsageError(f"mode is {mode!r}, not 'r'")
+    data = None if data is None else os.fsdecode(data)
+    snapshot = snapshot_argument(metadata_snapshot)
+    native = _core.Pool(
+        os.fsdecode(path), metadata_snapshot=snapshot, data=data, cache_bytes=cache_bytes
+    )
+    return Pool(native)
+
+
+class ThinDevice(_core.ThinDevice):
+    """One thin device (a volume or a snapshot) of an open pool.
+
+    Attributes:
+        id: Its number in the pool, 24 bits.
+        mapped_blocks: How many data blocks it maps, its own and shared ones.
+        transaction_id: The pool's transaction id when it was created.
+        creation_time: The pool's clock when it was created.
+        snapshotted_time: The pool's clock at the last snapshot of it, or its own
+            creation as a snapshot.
+
+    ``runs(start, stop)`` yields :class:`thinmeta.Run` values in ascending order,
+    and ``find(virtual_block)`` gives a :class:`thinmeta.BlockMapping`, or ``None``
+    for a hole; both count in data blocks.
+    """
+
+    __slots__ = ()
+
+    def mappings(self) -> Mappings:  # type: ignore[override]
+        """Every mapping as a table, for Arrow and NumPy."""
+        from thinmeta.mappings import Mappings
+
+        return Mappings(super().mappings())
+
+    def find_many(self, virtual_blocks: Buffer) -> BlockMappings:  # type: ignore[override]
+        """Look up many virtual blocks in one call.
+
+        Args:
+            virtual_blocks: Unsigned 64-bit numbers in any buffer, for example
+                ``array.array("Q", …)`` or a NumPy array of uint64. Ascending order
+                is fastest.
+
+        Returns:
+            One row for each block, in the order given.
+
+        Raises:
+            DamagedBlockError: A mapping node on the way failed its check.
+        """
+        from thinmeta.mappings import BlockMappings
+
+        return BlockMappings(super().find_many(virtual_blocks))
+
+    def open(
+        self,
+        *,
+        mode: str = "r",
+        size_bytes: int | None = None,
+        external_origin: str | os.PathLike[str] | BinaryIO | None = None,
+    ) -> Volume:
+        """Open the device's content as a file; the pool needs ``data=``.
+
+        Args:
+            mode: ``"r"``: read only. Writing is not there yet.
+            size_bytes: Size of the volume, which the metadata does not know. ``None``
+                takes the end of the highest mapped block, and then
+                ``size_is_known`` of the result is false.
+            external_origin: What unmapped blocks show, a path or a binary file that
+                can seek; past its end, even in the middle of a block, zeros.
+
+        Returns:
+            A seekable raw file.
+
+        Raises:
+            UsageError: The pool was opened without ``data``, or is closed.
+            OSError: The data or the external origin cannot be opened.
+            DamagedBlockError: A mapping node failed its check.
+        """
+        from thinmeta.volume import Volume
+
+        if mode == "r+":
+            raise UsageError("writing is not there yet: open the device with mode='r'")
+        if mode != "r":
+            raise UsageError(f"mode is {mode!r}, not 'r'")
+        if size_bytes is not None:
+            size_bytes = number(size_bytes, "size_bytes")
+            if not 0 <= size_bytes <= MAX_U64:
+                raise UsageError(f"no volume can have {size_bytes} bytes")
+        if isinstance(external_origin, os.PathLike):
+            external_origin = os.fsdecode(external_origin)
+        return Volume(self._volume(size_bytes=size_bytes, external_origin=external_origin))
+
+    def __repr__(self) -> str:
+        return f"<thinmeta.ThinDevice {self.id} mapped_blocks={self.mapped_blocks}>"
+
+
+class Devices(Mapping[int, ThinDevice]):
+    """A pool's thin devices by id, in ascending order of the ids."""
+
+    __slots__ = ("_native",)
+
+    def __init__(self, native: _core.Pool) -> None:
+        self._native = native
+
+    def __getitem__(self, device_id: int) -> ThinDevice:
+        """Look a device up.
+
+        Raises:
+            NoSuchDeviceError: The pool has no device of that id (also a ``KeyError``).
+            TypeError: The id is not a number.
+        """
+        device_id = number(device_id, "a device id")
+        if not 0 <= device_id <= MAX_U64:
+            raise NoSuchDeviceError(device_id)
+        return ThinDevice(self._native, device_id)
+
+    def __contains__(self, device_id: object) -> bool:
+        if isinstance(device_id, bool) or not isinstance(device_id, int):
+            return False
+        return super().__contains__(device_id)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._native.device_ids())
+
+    def __len__(self) -> int:
+        return len(self._native.device_ids())
+
+    def __repr__(self) -> str:
+        return f"<thinmeta.Devices {list(self)}>"
+
+
+class Pool:
+    """An open thin pool: its superblock, its space, its devices.
+
+    Made by :func:`open_pool`; a context manager. Once it is closed every use
+    raises :class:`UsageError`.
+    """
+
+    __slots__ = ("_devices", "_native")
+
+    def __init__(self, native: _core.Pool) -> None:
+        self._native = native
+        self._devices = Devices(native)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        raised: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        closed = " closed" if self.closed else ""
+        return f"<thinmeta.Pool {self.path!r}{closed}>"
+
+    @property
+    def path(self) -> str:
+        """The metadata device or image."""
+        return self._native.path
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` has been called."""
+        return self._native.closed
+
+    def close(self) -> None:
+        """Let go of the device; closing twice does nothing."""
+        self._native.close()
+
+    @property
+    def superblock(self) -> Superblock:
+        """Every field of the superblock, or of the metadata snapshot's copy of it."""
+        from thinmeta.types import Superblock
+
+        return Superblock.from_fields(self._native.superblock())
+
+    @property
+    def devices(self) -> Devices:
+        """The thin devices by id, in ascending order."""
+        return self._devices
+
+    @property
+    def metadata_space(self) -> SpaceUsage:
+        """How full the metadata device is, in metadata blocks of 4096 bytes.
+
+        The kernel's own figure of free blocks is smaller: it holds back a reserve.
+        """
+        return self._usage(*self._native.metadata_space())
+
+    @property
+    def data_space(self) -> SpaceUsage:
+        """How full the data device is, in data blocks."""
+        return self._usage(*self._native.data_space())
+
+    def delta(
+        self,
+        left: int | ThinDevice,
+        right: int | ThinDevice,
+        *,
+        same: bool = False,
+        threads: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Delta:
+        """Compare two volumes by their mappings; no data is read.
+
+        What the two share as whole sub-trees is not even visited: the work grows
+        with what differs, not with the size of the volumes.
+
+        Args:
+            left: A device's id, or a thin device of this pool.
+            right: The other one.
+            same: List the ranges that are the same, too.
+            threads: How many to use; ``None`` means the cores, at most 8.
+            progress: Called now and then as ``progress(done, total)``.
+
+        Returns:
+            A table of ranges.
+
+        Raises:
+            NoSuchDeviceError: One of the ids is not there.
+            UsageError: A device of another pool, or the pool is closed.
+            DamagedBlockError: A mapping node failed its check.
+        """
+        from thinmeta.delta import Delta
+
+        sides = self._side(left, "left"), self._side(right, "right")
+        return Delta(self._native.delta(*sides, same=same, threads=threads, progress=progress))
+
+    def exclusive_blocks(
+        self,
+        *,
+        threads: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> dict[int, tuple[int, int]]:
+        """Count what each device has for itself and what it shares.
+
+        Visits every mapping of the pool.
+
+        Args:
+            threads: How many to use; ``None`` means the cores, at most 8.
+            progress: Called now and then as ``progress(done, total)``.
+
+        Returns:
+            ``{device id: (exclusive, shared)}`` in data blocks: those that only this
+            device maps, and would be freed with it; and those that others map too.
+
+        Raises:
+            DamagedBlockError: A node failed its check.
+        """
+        return self._native.exclusive_blocks(threads=threads, progress=progress)
+
+    def _side(self, side: int | ThinDevice, name: str) -> int:
+        if isinstance(side, _core.ThinDevice):
+            if side._pool() is not self._native:
+                raise UsageError(
+                    f"{name} is a device of another open pool ({side._pool().path}); "
+                    "only devices of one pool can be compared"
+                )
+            return side.id
+        device_id = number(side, name)
+        if not 0 <= device_id <= MAX_U64:
+            raise NoSuchDeviceError(device_id)
+        return device_id
+
+    def _usage(self, blocks: int, allocated: int) -> SpaceUsage:
+        from thinmeta.types import SpaceUsage
+
+        return SpaceUsage(blocks=blocks, free=blocks - allocated, allocated=allocated)
+
+    def _superblock_fields(self) -> dict[str, Any]:
+        """The superblock without the cost of a dataclass, for the command line."""
+        return self._native.superblock()
+
+    def _device_rows(self) -> list[tuple[int, int, int, int, int]]:
+        """All devices at once, for the command line; in the order of their ids.
+
+        Each is (id, mapped_blocks, transaction_id, creation_time, snapshotted_time).
+        """
+        return self._native.device_rows()

@@ -1,0 +1,156 @@
+"""Whole-pool jobs: check it, dump it."""
+
+from __future__ import annotations
+
+import io
+import os
+
+from thinmeta import _core
+from thinmeta.arguments import snapshot_argument
+from thinmeta.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, BinaryIO, Literal
+
+    from thinmeta.pool import Pool
+    from thinmeta.types import CheckReport
+
+__all__ = ["FORMATS", "check", "dump"]
+
+FORMATS = ("xml", "human", "jsonl")
+
+
+def check(
+    path_or_pool: str | os.PathLike[str] | Pool,
+    *,
+    metadata_snapshot: Literal["held"] | int | None = None,
+    superblock_only: bool = False,
+    skip_mappings: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> CheckReport:
+    """Look for everything that can be wrong with a pool's metadata; nothing is written.
+
+    A damaged block ends nothing: what lies beyond it is reported as affected, and
+    the check goes on. Memory is bounded by the number of metadata and data blocks,
+    not of mappings.
+
+    Args:
+        path_or_pool: The metadata device or image, or an open pool.
+        metadata_snapshot: For a path, as in :func:`open_pool`. A snapshot's check
+            reads its trees only; counts cannot be compared then.
+        superblock_only: Look at block 0 and no further.
+        skip_mappings: Leave out the mappings of the devices.
+        threads: How many to use; ``None`` means the cores, at most 8.
+        progress: Called now and then as ``progress(done, total)``.
+
+    Returns:
+        What was found, and how much was looked at.
+
+    Raises:
+        OSError: The path cannot be opened or read.
+        DeviceInUseError: Somebody uses it, and no snapshot was asked for.
+        NotFormattedError: Block 0 is all zero.
+        UnsupportedFormatError: It is something else; the message says what.
+        NoMetadataSnapshotError: No metadata snapshot is held.
+    """
+    from thinmeta.types import CheckReport
+
+    return CheckReport.from_fields(
+        check_fields(
+            path_or_pool,
+            metadata_snapshot=metadata_snapshot,
+            superblock_only=superblock_only,
+            skip_mappings=skip_mappings,
+            threads=threads,
+            progress=progress,
+        )
+    )
+
+
+def check_fields(
+    path_or_pool: str | os.PathLike[str] | Pool,
+    *,
+    metadata_snapshot: Literal["held"] | int | None = None,
+    superblock_only: bool = False,
+    skip_mappings: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """:func:`check`, its result as the native module gives it: cheap when all is well."""
+    source: str | _core.Pool
+    if isinstance(path_or_pool, str | os.PathLike):
+        source = os.fsdecode(path_or_pool)
+    else:
+        if metadata_snapshot is not None:
+            raise UsageError("an open pool has its metadata_snapshot from open_pool")
+        source = path_or_pool._native
+    return _core.check(
+        source,
+        metadata_snapshot=snapshot_argument(metadata_snapshot),
+        superblock_only=superblock_only,
+        skip_mappings=skip_mappings,
+        threads=threads,
+        progress=progress,
+    )
+
+
+def dump(
+    path_or_pool: str | os.PathLike[str] | Pool,
+    out: int | BinaryIO,
+    *,
+    format: str = "xml",
+    shared: bool = False,
+    device_ids: Iterable[int] | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> None:
+    """Write down a pool's devices and mappings.
+
+    Args:
+        path_or_pool: The metadata device or image, or an open pool.
+        out: A binary file to write to, or a file descriptor, which is faster.
+        format: ``"xml"``, the form that thin_dump prints and thin_restore takes;
+            ``"human"``, the same for reading; ``"jsonl"``, one JSON object a line.
+        shared: Print parts that devices share once, as ``<def>`` and ``<ref>``;
+            otherwise every device is printed in full.
+        device_ids: Only these devices; ``None`` means all.
+        threads: How many to use; ``None`` means the cores, at most 8.
+        progress: Called now and then as ``progress(done, total)``.
+
+    Raises:
+        DamagedBlockError: A block failed its check. What has been written is not
+            the whole pool.
+        NoSuchDeviceError: A device that was asked for is not there.
+        OSError: The path cannot be read, or ``out`` not written.
+        UsageError: The format is unknown.
+        TypeError: ``out`` takes text, not bytes.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"format is {format!r}, not one of {', '.join(FORMATS)}")
+    if isinstance(out, io.TextIOBase):
+        raise TypeError("out must be a binary file (mode 'wb'), not a text file")
+    if isinstance(path_or_pool, str | os.PathLike):
+        from thinmeta.pool import open_pool
+
+        with open_pool(path_or_pool) as pool:
+            dump(
+                pool,
+                out,
+                format=format,
+                shared=shared,
+                device_ids=device_ids,
+                threads=threads,
+                progress=progress,
+            )
+        return
+    path_or_pool._native.dump(
+        out,
+        format=format,
+        shared=shared,
+        device_ids=None if device_ids is None else list(device_ids),
+        threads=threads,
+        progress=progress,
+    )
