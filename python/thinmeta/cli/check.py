@@ -1,0 +1,72 @@
+"""``thinmeta check``: is anything wrong with a pool's metadata?"""
+
+from __future__ import annotations
+
+from thinmeta.cli.options import Option, parse
+from thinmeta.cli.output import write_json, write_text
+from thinmeta.cli.progress import progress
+from thinmeta.tools import check_fields
+
+HELP = """\
+Usage: thinmeta check [-q] [--super-block-only | --skip-mappings] [--json] [-m] META
+
+Reads all of the pool's metadata in META, a device or an image of it, and lists what is
+wrong with it. Nothing is written. The last line says what it means:
+
+  CLEAN       nothing is wrong                                       exit status 0
+  NOT CLEAN   small disorder; all data can be reached, and a repair  exit status 1
+              loses nothing
+  DAMAGED     some data cannot be reached or must not be trusted     exit status 1
+
+Each finding has a name that never changes (for scripts), a severity (fatal, non-fatal
+or info), the metadata block concerned, and the parts of devices that it affects.
+
+Options
+  -q, --quiet            print nothing; only the exit status tells
+      --super-block-only look at the first block only, which is instant
+      --skip-mappings    leave out the mappings of the devices
+      --json             print JSON
+  -m, --metadata-snapshot[=BLOCK]
+                         check the metadata snapshot that the pool holds, or the one
+                         at BLOCK; works while the pool is in use
+  -h, --help             print this
+
+Examples
+  thinmeta check pool_tmeta.img
+  thinmeta check -q /dev/vg/pool_tmeta && echo sound
+"""
+
+OPTIONS = (Option("quiet", "q"), Option("super-block-only"), Option("skip-mappings"))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command on its words and return its exit status."""
+    parsed = parse("check", arguments, OPTIONS, ("META",))
+    if parsed.has("help"):
+        write_text(HELP)
+        return 0
+    quiet, superblock_only = parsed.has("quiet"), parsed.has("super-block-only")
+    path, snapshot = parsed.words[0], parsed.metadata_snapshot()
+    with progress("checking", quiet=quiet) as report:
+        fields = check_fields(
+            path,
+            metadata_snapshot=snapshot,
+            superblock_only=superblock_only,
+            skip_mappings=parsed.has("skip-mappings"),
+            progress=report,
+        )
+    if quiet:
+        pass
+    elif parsed.has("json"):
+        from thinmeta.report import check_json
+
+        write_json(check_json(fields, path, snapshot))
+    else:
+        from thinmeta.report import check_text, verdict
+
+        if fields["findings"] or fields.get("findings_omitted"):
+            from thinmeta.types import CheckReport
+
+            write_text(check_text(CheckReport.from_fields(fields)))
+        write_text(verdict(fields, superblock_only=superblock_only) + "\n")
+    return 0 if fields["clean"] else 1

@@ -1,0 +1,73 @@
+"""``thinmeta dump``: everything that a pool's metadata says."""
+
+from __future__ import annotations
+
+from thinmeta.cli.options import Option, device_number, parse
+from thinmeta.cli.output import stdout_descriptor, write_text
+from thinmeta.cli.progress import progress
+from thinmeta.errors import UsageError
+from thinmeta.pool import open_pool
+from thinmeta.tools import FORMATS, dump
+
+HELP = """\
+Usage: thinmeta dump [-o OUT] [--format FORMAT] [--shared] [--dev-id ID]... [-m] META
+
+Writes down the pool's devices and all their mappings, as the metadata in META says.
+
+Options
+  -o, --output OUT       write to OUT, which appears when it is whole; a device or a
+                         pipe is written directly. Without -o, or with -o -: stdout.
+      --format FORMAT    xml     the XML of thin_dump, which thin_restore takes
+                                 (the default)
+                         human   the same for reading
+                         jsonl   one JSON object a line
+      --json             the same as --format jsonl
+      --shared           print what devices share once, as <def>, and then <ref> to
+                         it; otherwise every device is printed in full
+      --dev-id ID        only this device; may be repeated
+  -m, --metadata-snapshot[=BLOCK]
+                         read the metadata snapshot that the pool holds, or the one
+                         at BLOCK; works while the pool is in use
+  -h, --help             print this
+
+Examples
+  thinmeta dump pool_tmeta.img -o pool.xml
+  thinmeta dump --dev-id 1 --json pool_tmeta.img | head
+"""
+
+OPTIONS = (
+    Option("output", "o", takes="a word"),
+    Option("format", takes="a word"),
+    Option("shared"),
+    Option("dev-id", takes="a word"),
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command on its words and return its exit status."""
+    parsed = parse("dump", arguments, OPTIONS, ("META",))
+    if parsed.has("help"):
+        write_text(HELP)
+        return 0
+    form = parsed.value("format") or ("jsonl" if parsed.has("json") else "xml")
+    if form not in FORMATS:
+        raise UsageError(f"dump: --format is one of {', '.join(FORMATS)}, not {form!r}")
+    if parsed.has("json") and form != "jsonl":
+        raise UsageError(f"dump: --json and --format {form} exclude each other")
+    shared = parsed.has("shared")
+    devices = [device_number(word, "--dev-id") for word in parsed.values("dev-id")] or None
+    path, out = parsed.words[0], parsed.value("output")
+    with open_pool(path, metadata_snapshot=parsed.metadata_snapshot()) as pool:
+        if out is None or out == "-":
+            with progress("dumping") as report:
+                target = stdout_descriptor()
+                dump(pool, target, format=form, shared=shared, device_ids=devices, progress=report)
+            return 0
+
+        from thinmeta.cli.signals import raise_on_termination
+        from thinmeta.files import OutputFile
+
+        raise_on_termination()
+        with OutputFile(out, inputs=(path,)) as target, progress("dumping") as report:
+            dump(pool, target, format=form, shared=shared, device_ids=devices, progress=report)
+    return 0

@@ -1,0 +1,58 @@
+"""The page that ``thinmeta --help`` prints."""
+
+HELP = """\
+Usage: thinmeta COMMAND [OPTION]... WORD...
+
+Looks into dm-thin pools (LVM thin pools, for example) without the kernel's help.
+These commands only read the pool; none of them can change it.
+
+Commands
+  ls       list the volumes of a pool
+  check    look for damage
+  dump     write down everything the metadata says, as XML or JSON
+  delta    show where two volumes differ, for example a volume and its snapshot
+  extract  copy a volume's content out of a pool that is not running
+
+'thinmeta COMMAND --help' explains one of them.
+
+Options of every command
+  --json                    print JSON, sizes in bytes and in blocks
+  -m, --metadata-snapshot   read the pool's metadata snapshot (see below);
+      -mBLOCK, --metadata-snapshot=BLOCK takes the one at that metadata block
+  -h, --help                print help
+  -V, --version             print the version (without a command)
+
+In two minutes
+  A thin pool keeps many volumes in one place. It consists of two devices: the
+  metadata (META below; LVM hides it as POOL_tmeta) says which piece of which volume
+  lies where, and the data (LVM: POOL_tdata) holds the pieces.
+
+  thin device   a volume of the pool, known by a number, its device id. A snapshot
+                is a thin device as well.
+  block         a piece of a volume or of the data device, all of one size in a
+                pool, 64 KiB to 1 GiB. Metadata blocks always have 4 KiB.
+  mapping       "block 7 of device 2 lies in block 90 of the data device". What was
+                never written has no mapping: a hole, which reads as zeros.
+  shared        a block that several devices map, until one of them writes to it.
+  transaction   a number that the tool in charge of the pool (LVM) counts up.
+  time          the pool's own clock: it ticks at each snapshot.
+
+  A pool in use changes while it is read, so META is refused as long as somebody has
+  it. Let the kernel freeze a copy of it, the metadata snapshot, and read that:
+      dmsetup message POOL 0 reserve_metadata_snap
+      thinmeta ls -m /dev/mapper/POOL_tmeta
+      dmsetup message POOL 0 release_metadata_snap
+
+Exit status
+    0  all is well
+    1  something is wrong with the data: damage, not a pool, no such device or snapshot
+    2  the command line is wrong
+    3  it cannot be done: no such file, no permission, in use, no space, an I/O error
+  130  interrupted (Ctrl-C)
+  141  the reader of the output went away
+
+Examples
+  thinmeta ls pool_tmeta.img
+  thinmeta check /dev/vg/pool_tmeta
+  thinmeta delta pool_tmeta.img 1 2 --json
+"""

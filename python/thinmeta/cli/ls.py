@@ -1,0 +1,154 @@
+"""``thinmeta ls``: the thin devices of a pool."""
+
+from __future__ import annotations
+
+from thinmeta.cli.options import Option, did_you_mean, parse
+from thinmeta.cli.output import write_error, write_json, write_table, write_text
+from thinmeta.cli.progress import progress
+from thinmeta.errors import UsageError
+from thinmeta.pool import open_pool
+from thinmeta.report import human_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+HELP = """\
+Usage: thinmeta ls [-o COLUMNS] [--bytes | --units UNIT] [--json] [-m] META
+
+Lists the thin devices (volumes and snapshots) of the pool whose metadata is META, a
+device or an image of it.
+
+Options
+  -o, --output COLUMNS   what to show, separated by commas:
+        dev           the device's id, the number by which the pool knows it
+        mapped        how much of it has been written and takes up space
+        exclusive     of that, what nothing else uses: removing it frees this
+        shared        of that, what other devices use as well
+        transaction   the pool's transaction when it was created
+        create_time   the pool's clock when it was created
+        snap_time     the pool's clock at its last snapshot
+                         without -o: dev,mapped,create_time,snap_time; -o all: all;
+                         -o +shared: those and more. exclusive and shared have to
+                         read all mappings, which takes longer in a large pool.
+  --units UNIT           show sizes as 'human' (12.5 MiB), 'bytes' or 'blocks'
+  --bytes                the same as --units bytes
+  --json                 print JSON: everything but exclusive and shared, unless -o
+                         says otherwise
+  -m, --metadata-snapshot[=BLOCK]
+                         read the metadata snapshot that the pool holds, or the one
+                         at BLOCK
+  -h, --help             print this
+
+Examples
+  thinmeta ls pool_tmeta.img
+  thinmeta ls -o dev,mapped,exclusive --bytes /dev/vg/pool_tmeta
+"""
+
+OPTIONS = (
+    Option("output", "o", takes="a word"),
+    Option("units", takes="a word"),
+    Option("bytes"),
+)
+COLUMNS = ("dev", "mapped", "exclusive", "shared", "transaction", "create_time", "snap_time")
+DEFAULT = ("dev", "mapped", "create_time", "snap_time")
+DETAILS = ("dev", "mapped", "transaction", "create_time", "snap_time")
+COUNTED = ("exclusive", "shared")
+SIZES = ("mapped", *COUNTED)
+UNITS = ("human", "bytes", "blocks")
+KEYS = {
+    "dev": "device_id",
+    "transaction": "transaction_id",
+    "create_time": "creation_time",
+    "snap_time": "snapshotted_time",
+}
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command on its words and return its exit status."""
+    parsed = parse("ls", arguments, OPTIONS, ("META",))
+    if parsed.has("help"):
+        write_text(HELP)
+        return 0
+    as_json = parsed.has("json")
+    units = _units(parsed.value("units"), exact=parsed.has("bytes"))
+    columns = _columns(parsed.values("output"), DETAILS if as_json else DEFAULT)
+    path, snapshot = parsed.words[0], parsed.metadata_snapshot()
+    with open_pool(path, metadata_snapshot=snapshot) as pool:
+        superblock = pool._superblock_fields()
+        block_bytes = superblock["data_block_size"] * 512
+        rows = [dict(zip(DETAILS, row, strict=True)) for row in pool._device_rows()]
+        if any(column in COUNTED for column in columns):
+            with progress("reading all mappings") as report:
+                counts = pool.exclusive_blocks(progress=report)
+            for row in rows:
+                row["exclusive"], row["shared"] = counts[row["dev"]]
+    if as_json:
+        write_json(
+            {
+                "metadata": path,
+                "metadata_snapshot": snapshot,
+                "transaction_id": superblock["trans_id"],
+                "time": superblock["time"],
+                "needs_check": superblock["needs_check"],
+                "data_block_size_bytes": block_bytes,
+                "devices": [_json_row(row, columns, block_bytes) for row in rows],
+            }
+        )
+        return 0
+    heads = [column.upper() for column in columns]
+    write_table(heads, [_text_row(row, columns, block_bytes, units) for row in rows])
+    if not rows:
+        write_error("thinmeta: the pool has no thin devices\n")
+    return 0
+
+
+def _units(word: str | None, *, exact: bool) -> str:
+    units = word or ("bytes" if exact else "human")
+    if units not in UNITS:
+        raise UsageError(f"ls: --units is one of {', '.join(UNITS)}, not {units!r}")
+    if exact and units != "bytes":
+        raise UsageError(f"ls: --bytes and --units {units} exclude each other")
+    return units
+
+
+def _columns(words: list[str], default: tuple[str, ...]) -> list[str]:
+    chosen: list[str] = []
+    for word in words or [",".join(default)]:
+        if word.startswith("+"):
+            chosen += [column for column in default if column not in chosen]
+            word = word[1:]
+        for name in filter(None, word.lower().replace(" ", "").split(",")):
+            if name != "all" and name not in COLUMNS:
+                hint = did_you_mean(name, COLUMNS)
+                raise UsageError(
+                    f"ls: there is no column {name!r}{hint}; columns are {', '.join(COLUMNS)}"
+                )
+            names = COLUMNS if name == "all" else (name,)
+            chosen += [column for column in names if column not in chosen]
+    if not chosen:
+        raise UsageError("ls: -o names no column")
+    return chosen
+
+
+def _json_row(row: dict[str, int], columns: list[str], block_bytes: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for column in columns:
+        if column in SIZES:
+            result[f"{column}_blocks"] = row[column]
+            result[f"{column}_bytes"] = row[column] * block_bytes
+        else:
+            result[KEYS[column]] = row[column]
+    return result
+
+
+def _text_row(row: dict[str, int], columns: list[str], block_bytes: int, units: str) -> list[str]:
+    cells = []
+    for column in columns:
+        value = row[column]
+        if column in SIZES and units != "blocks":
+            value *= block_bytes
+            cells.append(human_bytes(value) if units == "human" else str(value))
+        else:
+            cells.append(str(value))
+    return cells
