@@ -1,0 +1,1 @@
+../../stubs/thinmeta/_core.pyi
