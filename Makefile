@@ -1,0 +1,117 @@
+# `make` lists what can be asked for. All of it works from a fresh clone: .venv and the
+# native module are made when they are needed, once, from the committed lock files.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The interpreter that .venv is made from, 3.11 or newer.
+PYTHON ?= python3
+BENCH_ARGS ?=
+HOSTILE_CASES ?= 100000
+FUZZ_SECONDS ?= 60
+
+BIN := .venv/bin
+# What runs inside the environment; maturin finds the interpreter and zig by it.
+IN_VENV := env -u CONDA_PREFIX -u PYTHONHOME VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(CURDIR)/$(BIN):$$PATH"
+# CI builds what is committed; at home a changed Cargo.toml may renew Cargo.lock.
+LOCKED := $(if $(CI),--locked)
+CARGO := $(IN_VENV) cargo
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--require-hashes --only-binary :all: -r
+
+# ---- stamps: what is there need not be made again ----
+
+# Enough to build: all that `make demo` fetches.
+BUILD_ENV := .venv/.stamp-build
+# Enough to test: linters, pytest, readers of our results.
+DEV_ENV := .venv/.stamp-dev
+# The native module, in release mode, beside the Python files of the editable install.
+NATIVE := python/thinmeta/_core.abi3.so
+
+$(BUILD_ENV): requirements-build.lock
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "thinmeta needs Python 3.11 or newer: make PYTHON=python3.x ...")'
+	@echo "making .venv" >&2
+	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv .venv
+	@$(PIP_INSTALL) requirements-build.lock
+	@# Python 3.11 puts setuptools in, whose .pth file costs every start of the interpreter.
+	@$(BIN)/python -m pip uninstall --quiet --yes setuptools 2>/dev/null
+	@touch $@
+
+$(DEV_ENV): requirements-dev.lock $(BUILD_ENV)
+	@echo "fetching the tools for tests" >&2
+	@$(PIP_INSTALL) requirements-dev.lock
+	@touch $@
+
+$(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -type f)
+	@echo "building the native module (a minute or two, the first time)" >&2
+	@# `--group build`: it would fetch the group `dev` otherwise.
+	@out=$$(PIP_QUIET=1 $(IN_VENV) maturin develop --release $(LOCKED) --group build --quiet 2>&1) \
+	    || { printf '%s\n' "$$out" >&2; exit 1; }
+	@touch $@
+
+# ---- what people ask for ----
+
+.PHONY: help demo test check test-rust test-python build wheel sdist check-wheel stubs \
+	bench peers fuzz hostile lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(NATIVE) ## list, check, compare and extract from a real pool in examples/
+	@$(BIN)/python examples/demo.py
+
+test: ## lints and types, then the Rust tests, then the Python tests
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory test-rust
+	@$(MAKE) --no-print-directory test-python
+
+check: $(DEV_ENV) $(NATIVE) ## lints and types alone
+	@$(CARGO) fmt --check -- --files-with-diff
+	@$(CARGO) clippy --quiet $(LOCKED) --all-targets -- -D warnings
+	@$(CARGO) clippy --quiet $(LOCKED) --all-targets --features python -- -D warnings
+	@$(BIN)/ruff check --quiet --output-format concise
+	@$(BIN)/ruff format --quiet --check
+	@$(BIN)/mypy --no-error-summary
+	@scripts/stubtest
+
+test-rust: ## cargo test (needs no Python)
+	@cargo test --quiet $(LOCKED)
+
+test-python: $(DEV_ENV) $(NATIVE) ## pytest, on the editable release build
+	@$(BIN)/python -m pytest --quiet
+
+build: $(NATIVE) ## .venv with thinmeta in it, the native module in release mode
+
+wheel: $(DEV_ENV) ## a portable wheel (manylinux_2_28 or older) in dist/
+	@$(IN_VENV) scripts/build-wheel . dist
+
+sdist: $(DEV_ENV) ## the source distribution in dist/
+	@$(IN_VENV) scripts/build-sdist dist
+
+check-wheel: $(DEV_ENV) ## wheel and sdist, and what a user of them gets
+	@$(IN_VENV) scripts/check-wheel
+
+stubs: $(DEV_ENV) $(NATIVE) ## draft the native module's stub; shows what differs from ours
+	@scripts/draft-stub
+
+bench: $(DEV_ENV) $(NATIVE) ## thinmeta beside its peers (BENCH_ARGS=...)
+	@$(BIN)/python benches/run.py $(BENCH_ARGS)
+
+peers: ## fetch the peers that bench and live comparisons use into .peers/
+	@benches/build-peers
+
+fuzz: ## fuzz each target for FUZZ_SECONDS (60); long
+	@scripts/fuzz $(FUZZ_SECONDS)
+
+hostile: ## the tests on damaged images with HOSTILE_CASES (100000) cases; long
+	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) cargo test --release $(LOCKED) --test core hostile -- --nocapture
+
+lock: ## renew requirements-*.lock from pyproject.toml (LOCK_ARGS=--upgrade: newest)
+	@PYTHON="$(PYTHON)" scripts/lock $(LOCK_ARGS)
+
+clean: ## remove .venv and everything that was built
+	@rm -rf .venv target dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(NATIVE)
+	@find python tests examples benches -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
