@@ -43,7 +43,7 @@ class Bar:
     def limit(self, value: float | None) -> str:
         if value is None:
             return ""
-        return f"{'≥' if self.more else '≤'} {value:g}{'x' if self.unit == 'x' else ''}"
+        return f"{'≥' if self.more else '≤'} {value:.3g}{'x' if self.unit == 'x' else ''}"
 
     def mark(self, value: float | None) -> str:
         """What the figure is worth; nothing when there is none."""
@@ -87,9 +87,11 @@ class Row:
     against: str = ""
     answers: str = ""
     note: str = ""
+    stands_in: bool = False  # held against an older version than the bar means
 
     @property
     def mark(self) -> str:
         if self.answers.startswith("DIFFER"):
             return "WRONG"
-        return self.bar.mark(self.value)
+        mark = self.bar.mark(self.value)
+        return f"({mark})" if mark and self.stands_in else mark

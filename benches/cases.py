@@ -115,8 +115,9 @@ def memory_row(bench: Bench, case: str, cells: Mapping[str, Cell]) -> Row:
     peer, ours, bare = bench.newest_1x(), cells.get(OURS), bench.bare_peak
     theirs = cells[peer.name].peak if peer and peer.name in cells and cells[peer.name].ok else None
     row.against = peer.name if peer else ""
-    if (peer is None or peer.numbers < (1, 3)) and bench.scale == 1:
-        recorded = bars.RECORDED_PEAK.get(case)
+    if peer is None or peer.numbers < (1, 3):
+        recorded = bars.RECORDED_PEAK.get(case) if bench.scale == 1 else None
+        row.stands_in = recorded is None
         if recorded:
             theirs, row.against = recorded, f"{bars.RECORDED_VERSION} recorded"
     if ours and ours.ok and theirs and bare is not None:

@@ -97,9 +97,9 @@ def order(rows: Sequence[Row], row: Row) -> int:
 def verdict(rows: Sequence[Row]) -> str:
     marks = [row.mark for row in rows]
     counted = [(marks.count(mark), mark) for mark in ("stretch", "pass", "MISS", "WRONG")]
-    none = marks.count("")
-    text = ", ".join(f"{count} {mark}" for count, mark in counted if count)
-    return ", ".join(part for part in (text, f"{none} not measured" if none else "") if part)
+    other = sum(mark.startswith("(") for mark in marks)
+    counted += [(other, "(against an older 1.x)"), (marks.count(""), "not measured")]
+    return ", ".join(f"{count} {mark}" for count, mark in counted if count)
 
 
 def noise(cells: Mapping[str, Mapping[str, Cell]]) -> str:

@@ -140,7 +140,7 @@ def main() -> int:
         ),
         scale=given.scale,
         rounds=given.rounds,
-        budget=given.budget if given.budget is not None else max(2.0, 20 * given.scale),
+        budget=given.budget if given.budget is not None else max(2.0, 15 * given.scale),
         compare=not given.no_answers,
         progress=report.show_progress,
     )
