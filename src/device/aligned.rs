@@ -22,6 +22,14 @@ impl AlignedBuffer {
         Self(Page::new_vec_zeroed(pages).unwrap_or_else(|_| vec![Page([0; BLOCK_BYTES]); pages]))
     }
 
+    /// The first `bytes` bytes, to be filled; makes room for them if need be.
+    pub fn first_mut(&mut self, bytes: usize) -> &mut [u8] {
+        if self.as_bytes().len() < bytes {
+            *self = Self::new(bytes);
+        }
+        &mut self.as_mut_bytes()[..bytes]
+    }
+
     /// The bytes, to be filled.
     pub fn as_mut_bytes(&mut self) -> &mut [u8] {
         self.0.as_mut_slice().as_mut_bytes()

@@ -10,16 +10,22 @@
 //! look-ups never give a mapping that points outside the data device.
 //! May use: layers 0 to 6.
 
+mod batches;
 mod devices;
+mod find_many;
 mod identify;
 mod mappings;
 mod pool;
 mod superblock;
 mod volume;
 
+pub use batches::{MappingColumns, Position};
 pub use devices::{DeviceDetails, DeviceInfo};
+pub use find_many::FoundMappings;
 pub use identify::describe_foreign;
 pub use mappings::{Mapping, MappingValue, Run, RunCursor};
 pub use pool::{OpenOptions, Pool, Snapshot, ThinDevice, read_superblock};
-pub use superblock::{NEEDS_CHECK, SUPERBLOCK_NAME, Superblock, SuperblockValidator};
+pub use superblock::{
+    NEEDS_CHECK, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, SuperblockValidator,
+};
 pub use volume::{Volume, VolumeOptions};

@@ -8,10 +8,13 @@
 //! May use: `error`, `units`, `device`, `block`, and the formats of 5 to 7.
 
 mod counts;
+mod forest;
 mod read;
+mod resolve;
 mod tree;
 
 pub use counts::{BlockSet, Counts, Scatter};
+pub use forest::{BadMapping, BadMappings, Forest, ForestLimits, State, Summary};
 pub use read::{Reader, WINDOW_BLOCKS};
 pub use tree::{NodeDamage, TreeShape, each_leaf_in_order, irregularities, tree_shape};
 

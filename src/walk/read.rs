@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::block::BlockData;
+use crate::block::{BlockData, Validator};
 use crate::device::{AlignedBuffer, Device};
 use crate::error::{Damage, Error, Result};
 use crate::task::Task;
@@ -16,7 +16,7 @@ pub const WINDOW_BLOCKS: usize = 256;
 const GAP_BLOCKS: u32 = 8;
 
 /// The fewest blocks worth a job of their own.
-const MIN_JOB_BLOCKS: usize = 16;
+const MIN_JOB_BLOCKS: usize = 64;
 
 /// Reads blocks of one device for visitors.
 #[derive(Clone, Copy)]
@@ -36,8 +36,33 @@ impl<'d> Reader<'d> {
         }
     }
 
+    /// Size of the device in whole blocks.
+    #[must_use]
+    pub fn device_blocks(&self) -> u64 {
+        self.device.size_bytes() / BLOCK_BYTES as u64
+    }
+
+    /// One block, checked.
+    pub fn read_block(
+        &self,
+        at: BlockNr,
+        name: &'static str,
+        validator: &dyn Validator,
+    ) -> Result<BlockData, Damage> {
+        let Some(offset) = at.offset_bytes().filter(|_| at.0 < self.device_blocks()) else {
+            let expected = format!("below {}", self.device_blocks());
+            return Err(Damage::new(at, name, "pointer", at.0, expected));
+        };
+        let mut block = Box::new(BlockData::zeroed());
+        let read = self.device.read_exact_at(block.bytes_mut(), offset);
+        read.map_err(|error| unreadable(at, name, &error))?;
+        validator.check(at, &block)?;
+        Ok(*block)
+    }
+
     /// Calls `visit(index, block)` for each of `blocks`, which ascend and are
-    /// distinct. A block that cannot be read is a damage of kind `name`.
+    /// distinct. A block that cannot be read is a damage of kind `name`. `window`
+    /// grows to what the longest request needs.
     ///
     /// # Errors
     /// Those of `visit`.
@@ -53,7 +78,7 @@ impl<'d> Reader<'d> {
             let end = self.request_end(blocks, begin);
             let first = blocks[begin];
             let count = (blocks[end - 1] - first + 1) as usize;
-            let buffer = &mut window.as_mut_bytes()[..count * BLOCK_BYTES];
+            let buffer = window.first_mut(count * BLOCK_BYTES);
             let offset = u64::from(first) * BLOCK_BYTES as u64;
             match self.device.read_exact_at(buffer, offset) {
                 Ok(()) => {
@@ -123,7 +148,7 @@ impl<'d> Reader<'d> {
         let job_blocks = share.clamp(MIN_JOB_BLOCKS, WINDOW_BLOCKS);
         task.expect(blocks.len() as u64);
         let slots: Vec<Mutex<&mut [T]>> = made.chunks_mut(job_blocks).map(Mutex::new).collect();
-        let with_window = || (context(), AlignedBuffer::new(WINDOW_BLOCKS * BLOCK_BYTES));
+        let with_window = || (context(), AlignedBuffer::new(0));
         let contexts = task.share_out(slots.len(), with_window, |own, worker, job| {
             let (context, window) = own;
             let begin = job * job_blocks;

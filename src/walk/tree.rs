@@ -282,7 +282,7 @@ pub fn each_leaf_in_order(
     leaves: &[u32],
     mut visit: impl FnMut(Result<Node<'_>, Damage>) -> Result<()>,
 ) -> Result<()> {
-    let mut window = AlignedBuffer::new(WINDOW_BLOCKS * BLOCK_BYTES);
+    let mut window = AlignedBuffer::new(0);
     for part in leaves.chunks(WINDOW_BLOCKS) {
         let mut order: Vec<usize> = (0..part.len()).collect();
         order.sort_unstable_by_key(|index| part[*index]);

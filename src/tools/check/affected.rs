@@ -1,0 +1,158 @@
+//! Which devices, and which parts of them, a damaged node takes with it.
+//!
+//! Only when there is damage are the internal nodes read once more, to find
+//! every way from a device's root down to a damaged block.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::finding::Affected;
+use crate::block::Validator;
+use crate::btree::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node};
+use crate::error::Result;
+use crate::task::Task;
+use crate::units::BlockNr;
+use crate::walk::{Forest, Reader};
+
+/// Ranges listed for one damaged block.
+const MAX_LISTED: usize = 64;
+
+/// Steps down that are taken in all, so that a tree full of damage shared by
+/// many devices does not take for ever.
+const MAX_STEPS: u64 = 4_000_000;
+
+/// Where a damaged block is met.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// Blocks from the first device's root down.
+    pub path: Vec<BlockNr>,
+    /// The first few ranges.
+    pub affected: Vec<Affected>,
+    /// Ranges in all.
+    pub total: u64,
+}
+
+/// Keys and children of the internal nodes that lead to damage.
+type Nodes = FxHashMap<u32, Vec<(u64, u32)>>;
+
+/// Finds the places of `damaged` blocks below the devices' roots.
+pub fn places(
+    reader: &Reader<'_>,
+    task: &Task<'_>,
+    forest: &Forest,
+    devices: &[(u64, u32)],
+    damaged: &FxHashSet<u32>,
+) -> Result<FxHashMap<u32, Place>> {
+    let nodes = leading_nodes(reader, task, forest, damaged)?;
+    let mut search = Search {
+        nodes,
+        damaged,
+        places: FxHashMap::default(),
+        steps: 0,
+    };
+    for (device_id, root) in devices {
+        let mut path = Vec::new();
+        search.descend(*device_id, *root, 0, None, &mut path);
+        task.step(0, 0)?;
+    }
+    Ok(search.places)
+}
+
+/// Internal nodes with damage below, from the last level up.
+fn leading_nodes(
+    reader: &Reader<'_>,
+    task: &Task<'_>,
+    forest: &Forest,
+    damaged: &FxHashSet<u32>,
+) -> Result<Nodes> {
+    let mut all = Nodes::default();
+    for level in &forest.internals {
+        let (made, _) = reader.visit(
+            task,
+            level,
+            NODE_NAME,
+            Vec::new(),
+            || (),
+            |(), at, block| {
+                let read = block.and_then(|block| {
+                    NODE_VALIDATOR.check(at, block)?;
+                    let node = Node::parse(at, block)?;
+                    let children = node.children()?.iter();
+                    let child = |child: &zerocopy::little_endian::U64| {
+                        u32::try_from(child.get()).unwrap_or(0)
+                    };
+                    Ok(node
+                        .keys()
+                        .iter()
+                        .map(|key| key.get())
+                        .zip(children.map(child))
+                        .collect())
+                });
+                Ok(read.unwrap_or_default())
+            },
+        )?;
+        all.extend(level.iter().copied().zip(made));
+    }
+    let mut leading: FxHashSet<u32> = FxHashSet::default();
+    // Each round goes one level up, so sixteen reach every root.
+    for _ in 0..MAX_DEPTH {
+        let before = leading.len();
+        for (block, children) in &all {
+            let leads = |child: &u32| damaged.contains(child) || leading.contains(child);
+            if !leading.contains(block) && children.iter().any(|(_, child)| leads(child)) {
+                leading.insert(*block);
+            }
+        }
+        if leading.len() == before {
+            break;
+        }
+    }
+    all.retain(|block, _| leading.contains(block));
+    Ok(all)
+}
+
+struct Search<'d> {
+    nodes: Nodes,
+    damaged: &'d FxHashSet<u32>,
+    places: FxHashMap<u32, Place>,
+    steps: u64,
+}
+
+impl Search<'_> {
+    fn descend(
+        &mut self,
+        device_id: u64,
+        block: u32,
+        begin: u64,
+        end: Option<u64>,
+        path: &mut Vec<BlockNr>,
+    ) {
+        self.steps += 1;
+        if path.len() >= MAX_DEPTH || self.steps > MAX_STEPS {
+            return;
+        }
+        path.push(BlockNr(block.into()));
+        if self.damaged.contains(&block) {
+            let place = self.places.entry(block).or_default();
+            if place.total == 0 {
+                place.path.clone_from(path);
+            }
+            place.total += 1;
+            if place.affected.len() < MAX_LISTED {
+                place.affected.push(Affected {
+                    device_id,
+                    begin_block: begin,
+                    end_block: end,
+                });
+            }
+        }
+        if let Some(children) = self.nodes.get(&block).cloned() {
+            for (index, (low, child)) in children.iter().enumerate() {
+                if self.damaged.contains(child) || self.nodes.contains_key(child) {
+                    let high = children.get(index + 1).map(|next| next.0).or(end);
+                    self.descend(device_id, *child, *low, high, path);
+                }
+            }
+        }
+        path.pop();
+    }
+}

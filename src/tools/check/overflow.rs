@@ -1,0 +1,65 @@
+//! Counts of three and more, in the order of their blocks.
+
+use zerocopy::little_endian::U32;
+
+use crate::error::{Damage, Result};
+use crate::walk::{Reader, each_leaf_in_order};
+
+/// Leaves read ahead together.
+const LEAVES_AHEAD: usize = 64;
+
+/// Streams the overflow tree beside the bitmaps, a few leaves at a time.
+pub(super) struct Overflow<'m> {
+    leaves: &'m [u32],
+    ahead: Vec<(u64, u32)>,
+    next: usize,
+    /// Leaves that could be read when the tree was walked and not now.
+    pub damages: Vec<Damage>,
+}
+
+impl<'m> Overflow<'m> {
+    pub fn new(leaves: &'m [u32]) -> Self {
+        Self {
+            leaves,
+            ahead: Vec::new(),
+            next: 0,
+            damages: Vec::new(),
+        }
+    }
+
+    /// Entries for blocks below `end`, and not given out before.
+    pub fn below(
+        &mut self,
+        reader: &Reader<'_>,
+        end: u64,
+        out: &mut Vec<(u64, u32)>,
+    ) -> Result<()> {
+        out.clear();
+        loop {
+            while let Some(entry) = self.ahead.get(self.next) {
+                if entry.0 >= end {
+                    return Ok(());
+                }
+                out.push(*entry);
+                self.next += 1;
+            }
+            if self.leaves.is_empty() {
+                return Ok(());
+            }
+            let (now, later) = self.leaves.split_at(self.leaves.len().min(LEAVES_AHEAD));
+            self.leaves = later;
+            self.ahead.clear();
+            self.next = 0;
+            let (ahead, damages) = (&mut self.ahead, &mut self.damages);
+            each_leaf_in_order(reader, now, |leaf| {
+                let read = leaf.and_then(|node| {
+                    let entries = node.keys().iter().zip(node.values::<U32>()?);
+                    ahead.extend(entries.map(|(key, count)| (key.get(), count.get())));
+                    Ok(())
+                });
+                damages.extend(read.err());
+                Ok(())
+            })?;
+        }
+    }
+}

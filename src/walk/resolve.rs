@@ -1,0 +1,151 @@
+//! From the leaves up: does every node hold what its parents say?
+//!
+//! Internal nodes are read again, in batches, rather than kept: they are one in
+//! a hundred. Trees of different heights may share nodes, so that one pass from
+//! the last level to the first need not be enough; passes go on as long as they
+//! settle something. What never settles is a loop.
+
+use super::Reader;
+use super::forest::{Forest, State, Summary, keep};
+use crate::block::{BlockData, Validator};
+use crate::btree::{NODE_NAME, NODE_VALIDATOR, Node};
+use crate::error::{Damage, Result};
+use crate::task::Task;
+use crate::units::BlockNr;
+
+impl Forest {
+    /// Settles every internal node; what is wrong joins `damages`.
+    ///
+    /// # Errors
+    /// Only [`Error::Interrupted`](crate::error::Error::Interrupted).
+    pub fn resolve(&mut self, reader: &Reader<'_>, task: &Task<'_>) -> Result<()> {
+        let mut open: Vec<Vec<u32>> = self.internals.iter().rev().cloned().collect();
+        loop {
+            let mut settled = 0;
+            for level in &mut open {
+                let left = self.resolve_level(reader, task, level)?;
+                settled += level.len() - left.len();
+                *level = left;
+            }
+            if settled == 0 {
+                break;
+            }
+        }
+        for block in open.into_iter().flatten() {
+            let at = BlockNr(block.into());
+            let damage = Damage::new(at, NODE_NAME, "loop", "a path that leads back", "none");
+            keep(&mut self.damages, damage, &mut self.dropped);
+            self.settle(block, Summary::DAMAGED);
+        }
+        Ok(())
+    }
+
+    /// Settles what can be settled of a level; the rest is returned.
+    fn resolve_level(
+        &mut self,
+        reader: &Reader<'_>,
+        task: &Task<'_>,
+        level: &[u32],
+    ) -> Result<Vec<u32>> {
+        let known = &*self;
+        let (made, found) = reader.visit(
+            task,
+            level,
+            NODE_NAME,
+            Summary::OPEN,
+            Vec::new,
+            |damages: &mut Vec<Damage>, at, block| {
+                let summary = block.and_then(|block| known.sum_up(at, block, damages));
+                Ok(summary.unwrap_or_else(|damage| {
+                    damages.push(damage);
+                    Summary::DAMAGED
+                }))
+            },
+        )?;
+        for damage in found.into_iter().flatten() {
+            keep(&mut self.damages, damage, &mut self.dropped);
+        }
+        let mut left = Vec::new();
+        for (block, summary) in level.iter().zip(made) {
+            match summary.state {
+                State::Open => left.push(*block),
+                _ => self.settle(*block, summary),
+            }
+        }
+        Ok(left)
+    }
+
+    fn settle(&mut self, block: u32, summary: Summary) {
+        if let Some(id) = self.id(block) {
+            self.summaries[id] = summary;
+        }
+    }
+
+    /// The summary of an internal node from its children's, or [`Summary::OPEN`]
+    /// while one of them is open.
+    fn sum_up(
+        &self,
+        at: BlockNr,
+        block: &BlockData,
+        damages: &mut Vec<Damage>,
+    ) -> Result<Summary, Damage> {
+        NODE_VALIDATOR.check(at, block)?;
+        let node = Node::parse(at, block)?;
+        let (keys, children) = (node.keys(), node.children()?);
+        let child = |index: usize| {
+            let block = u32::try_from(children[index].get()).ok()?;
+            self.summary(block)
+        };
+        if (0..children.len())
+            .filter_map(child)
+            .any(|child| child.state == State::Open)
+        {
+            return Ok(Summary::OPEN);
+        }
+        let first = keys.first().map_or(0, |key| key.get());
+        let mut sum = Summary {
+            first,
+            last: first,
+            entries: 0,
+            height: 0,
+            state: State::Sound,
+        };
+        let mut height = None;
+        for (index, key) in keys.iter().enumerate() {
+            let Some(below) = child(index) else {
+                sum.state = State::Damaged;
+                continue;
+            };
+            sum.entries = sum.entries.saturating_add(below.entries);
+            if below.state == State::Damaged {
+                sum.state = State::Damaged;
+                continue;
+            }
+            sum.last = sum.last.max(below.last);
+            let next = keys.get(index + 1).map(|next| next.get());
+            let at = BlockNr(children[index].get());
+            if let Some(damage) = out_of_bounds(at, below, key.get(), next) {
+                damages.push(damage);
+                sum.state = State::Damaged;
+            }
+            if *height.get_or_insert(below.height) != below.height {
+                let (found, expected) = (u32::from(below.height), height.map_or(0, u32::from));
+                damages.push(Damage::new(at, NODE_NAME, "height", found, expected));
+                sum.state = State::Damaged;
+            }
+        }
+        sum.height = height.unwrap_or(0).saturating_add(1);
+        Ok(sum)
+    }
+}
+
+fn out_of_bounds(at: BlockNr, below: &Summary, low: u64, high: Option<u64>) -> Option<Damage> {
+    let bad = |found: u64, expected: String| {
+        Some(Damage::new(at, NODE_NAME, "key bounds", found, expected))
+    };
+    match high {
+        _ if below.first < low => bad(below.first, format!("{low} or more")),
+        Some(high) if below.last >= high => bad(below.last, format!("below {high}")),
+        _ => None,
+    }
+}
