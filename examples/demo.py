@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""The main job of thinmeta on a real pool: list, check, compare, extract, prove.
+
+    make demo
+
+The pool in examples/pool was written by a Linux kernel. What the kernel read from its
+volumes is recorded below; the demo ends by comparing with that.
+"""
+
+import hashlib
+import lzma
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import thinmeta
+
+POOL = Path(__file__).resolve().parent / "pool"
+
+#: What Linux 6.1 read from each volume before it let go of the pool.
+SIZE_BYTES = 10_498_048
+SHA256_THROUGH_THE_KERNEL = {
+    0: "03fded8b681aaeabd4b0a4449ea6abaeff7c0f55fd28fd3747fa137809c55260",
+    3: "2b5eb24b112e56f2375c6aad1f4a219d77797b19e3540709c45019a737ff90e6",
+}
+
+
+def tell(text: str) -> None:
+    """Print a paragraph."""
+    print(f"\n{textwrap.fill(' '.join(text.split()), 79)}\n")
+
+
+def run(*words: str, cwd: Path, show: int = 20) -> str:
+    """Show a command as a user types it, run it, and show what it printed."""
+    program = Path(sys.executable).with_name("thinmeta")
+    print(f"    $ thinmeta {' '.join(words)}", flush=True)
+    done = subprocess.run(
+        [str(program), *words], cwd=cwd, check=True, stdout=subprocess.PIPE, text=True
+    )
+    lines = done.stdout.splitlines()
+    head, tail = (lines, []) if len(lines) <= show else (lines[: show - 4], lines[-3:])
+    left_out = [f"... {len(lines) - len(head) - len(tail)} lines more ..."] if tail else []
+    print(textwrap.indent("\n".join([*head, *left_out, *tail]), "    "))
+    return done.stdout
+
+
+def demo(folder: Path) -> None:
+    tell("""A thin pool is how LVM, container engines and virtual machine hosts keep many
+        volumes and snapshots in one place. Its data lie in one large device, in blocks of
+        64 KiB here, in the order in which they were written. Its metadata, a small device
+        of its own, say which block belongs to which place of which volume. Snapshots share
+        blocks until one side writes. Without the metadata the data are a heap of pieces,
+        and until now only the kernel could put them together.""")
+    tell("""Here are two images that a Linux kernel wrote: metadata.img and data.img.
+        We need no kernel and no root to read them. Which volumes does the pool hold?""")
+    run("ls", "metadata.img", cwd=folder)
+    tell("""DEV is a volume's number, MAPPED how much of it has been written. Volume 2 is
+        a snapshot of volume 0, and 3 a snapshot of 2 that was written to later.
+        Is the metadata sound? This reads and verifies all of it:""")
+    run("check", "metadata.img", cwd=folder)
+    tell("""What has changed in snapshot 3 since it was taken of volume 2? A backup has to copy
+        these ranges and nothing else. The data are not read for that: the
+        metadata know.""")
+    run("delta", "metadata.img", "2", "3", cwd=folder)
+    tell("""The same for volume 0 since snapshot 2 was taken. Parts of it were also discarded
+        (trimmed) meanwhile: "left_only" is what only the snapshot still has.""")
+    run("delta", "metadata.img", "2", "0", cwd=folder, show=14)
+    tell("""Now the content. Put volume 0 together from the two images. (Its size is not
+        in the metadata; LVM knows it.)""")
+    run(
+        *("extract", "metadata.img", "data.img", "0"),
+        *("--size", str(SIZE_BYTES), "-o", "volume-0.img"),
+        cwd=folder,
+    )
+    tell("""Is that what the kernel would have read? Its sha256 was taken through the kernel
+        when the pool was made:""")
+    prove("volume 0, extracted by the command", sha256(folder / "volume-0.img"), 0)
+
+    tell("""From Python a volume is a file object; nothing is copied first:""")
+    print("    >>> with thinmeta.open_pool('metadata.img', data='data.img') as pool:")
+    print(f"    ...     volume = pool.devices[3].open(size_bytes={SIZE_BYTES})")
+    print("    ...     hashlib.file_digest(volume, 'sha256').hexdigest()\n")
+    with thinmeta.open_pool(folder / "metadata.img", data=folder / "data.img") as pool:
+        with pool.devices[3].open(size_bytes=SIZE_BYTES) as volume:
+            prove("volume 3, read in Python", hashlib.file_digest(volume, "sha256").hexdigest(), 3)
+    print()
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prove(what: str, found: str, device_id: int) -> None:
+    recorded = SHA256_THROUGH_THE_KERNEL[device_id]
+    print(f"    {what + ':':<36}{found}")
+    print(f"    {'recorded through the kernel:':<36}{recorded}")
+    if found != recorded:
+        sys.exit("    They differ. This is a bug in thinmeta: please report it.")
+    print("    They are the same.")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="thinmeta-demo-") as name:
+        folder = Path(name)
+        for image in ("metadata.img", "data.img"):
+            with lzma.open(POOL / f"{image}.xz") as packed, (folder / image).open("wb") as out:
+                shutil.copyfileobj(packed, out)
+        demo(folder)
+
+
+if __name__ == "__main__":
+    main()
