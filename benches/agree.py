@@ -111,7 +111,7 @@ def ls(ours: Thinmeta, peers: Sequence[Peer], pool: Pool) -> str:
 def listed(document: Any) -> list[tuple[int, ...]]:
     """Id, mapped, exclusive and shared blocks of every device in our listing's JSON."""
     rows = document["devices"] if isinstance(document, Mapping) else document
-    names = ("dev", "mapped_blocks", "exclusive_blocks", "shared_blocks")
+    names = ("device_id", "mapped_blocks", "exclusive_blocks", "shared_blocks")
     return [tuple(int(row[name]) for name in names) for row in rows]
 
 

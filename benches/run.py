@@ -94,10 +94,14 @@ def machine(peers: list[Peer], ours: Thinmeta | None, scale: float) -> dict[str,
 def heading(facts: dict[str, Any]) -> str:
     peers = ", ".join(facts["peers"]) or "none"
     lines = [
-        f"thinmeta {facts['thinmeta'] or 'not found'}; thin-provisioning-tools {peers}; "
-        f"scale {facts['scale']:g}",
-        f"{facts['cores']} cores, {facts['processor']}, Linux {facts['kernel']}; "
-        f"load at the start {facts['load']:.2f}",
+        (
+            f"thinmeta {facts['thinmeta'] or 'not found'}; thin-provisioning-tools {peers}; "
+            f"scale {facts['scale']:g}"
+        ),
+        (
+            f"{facts['cores']} cores, {facts['processor']}, Linux {facts['kernel']}; "
+            f"load at the start {facts['load']:.2f}"
+        ),
     ]
     if facts["scale"] != 1:
         lines.append("the bars are meant for --scale 1: on small pools start-up weighs more")

@@ -65,7 +65,7 @@ def consumer(into: str) -> Callable[[Any], Any]:
 
 
 def buffers(delta: Any) -> dict[str, Any]:
-    result: dict[str, Any] = getattr(delta, "_core", delta).columns()
+    result: dict[str, Any] = getattr(delta, "_native", delta).columns()
     return result
 
 
