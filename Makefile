@@ -73,7 +73,7 @@ check: $(DEV_ENV) $(NATIVE) ## lints and types alone
 	@$(CARGO) clippy --quiet $(LOCKED) --all-targets -- -D warnings
 	@$(CARGO) clippy --quiet $(LOCKED) --all-targets --features python -- -D warnings
 	@$(BIN)/ruff check --quiet --output-format concise
-	@$(BIN)/ruff format --quiet --check
+	@$(BIN)/ruff format --quiet --check --output-format concise
 	@$(BIN)/mypy --no-error-summary
 	@scripts/stubtest
 
