@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zerocopy::little_endian::U64;
 
-use super::{Cursor, MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, Value, check_bounds};
+use super::{Ascent, Cursor, MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, Value, check_bounds};
 use crate::block::{BlockManager, ReadGuard};
 use crate::error::{Damage, Result};
 use crate::units::BlockNr;
@@ -127,6 +127,12 @@ impl<V: Value> BTree<V> {
     #[must_use]
     pub fn range(&self, begin: u64, end: Option<u64>) -> Cursor {
         Cursor::new(Arc::clone(&self.blocks), self.root, begin, end)
+    }
+
+    /// Look-ups of many keys, cheap while the keys rise.
+    #[must_use]
+    pub fn ascent(&self) -> Ascent<V> {
+        Ascent::new(self)
     }
 }
 

@@ -5,11 +5,13 @@
 //! the whole walk, and a path has at most 16 levels.
 //! May use: `error`, `units`, `device`, `block`.
 
+mod ascent;
 mod cursor;
 mod lookup;
 mod node;
 mod value;
 
+pub use ascent::Ascent;
 pub(crate) use cursor::check_bounds;
 pub use cursor::{Cursor, LeafSlice};
 pub use lookup::{BTree, Wait};

@@ -1,4 +1,20 @@
-//! Python bindings: converts, detaches, calls the core, converts back.
+//! Layer 10: Python bindings: converts, detaches, calls the core, converts back.
+//!
+//! Promises: no format knowledge and no policy; whatever can wait or touch a
+//! device runs detached from the interpreter; no lock is waited for while
+//! attached. Handles of a pool (devices, volumes, iterators) hold it weakly, so
+//! that closing it lets go of the device at once.
+//! May use: every layer below, pyo3, arrow.
+
+mod arrow;
+mod buffer;
+mod call;
+mod error;
+mod mappings;
+mod origin;
+mod pool;
+mod thin_device;
+mod volume;
 
 use pyo3::prelude::*;
 
@@ -7,4 +23,15 @@ mod _core {
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    #[pymodule_export]
+    use super::buffer::Column;
+    #[pymodule_export]
+    use super::mappings::{BlockMapping, Mappings, Run, RunIterator};
+    #[pymodule_export]
+    use super::pool::Pool;
+    #[pymodule_export]
+    use super::thin_device::ThinDevice;
+    #[pymodule_export]
+    use super::volume::Volume;
 }

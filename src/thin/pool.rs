@@ -222,6 +222,15 @@ impl Pool {
         self.snapshot
     }
 
+    /// What opening further devices of this pool says about other users.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        match self.snapshot {
+            None => Claim::Unused,
+            Some(_) => Claim::BesideItsUser,
+        }
+    }
+
     /// The block cache.
     #[must_use]
     pub fn blocks(&self) -> &Arc<BlockManager> {
@@ -248,6 +257,17 @@ impl Pool {
             devices.extend(infos);
         }
         Ok(devices)
+    }
+
+    /// Id and root of every device's mapping tree, in ascending id.
+    pub fn device_roots(&self) -> Result<Vec<(u64, u64)>> {
+        let mut cursor = self.mapping.range(0, None);
+        let mut roots = Vec::new();
+        while let Some(leaf) = cursor.next_leaf()? {
+            let (keys, values) = leaf.entries::<U64>()?;
+            roots.extend(keys.iter().zip(values).map(|(id, root)| (id.get(), root.get())));
+        }
+        Ok(roots)
     }
 
     /// One device.
@@ -341,13 +361,16 @@ impl ThinDevice {
         self.pool
             .limits()
             .check(self.tree.root(), virtual_block, value.get())?;
-        let value = MappingValue(value.get());
-        let shared = self.info.snapshotted_time > value.time();
-        Ok(Some(Mapping {
+        Ok(Some(self.interpret(MappingValue(value.get()))))
+    }
+
+    /// What a value of this device's tree means.
+    pub(super) fn interpret(&self, value: MappingValue) -> Mapping {
+        Mapping {
             data_block: value.data_block(),
             time: value.time(),
-            shared,
-        }))
+            shared: self.info.snapshotted_time > value.time(),
+        }
     }
 
     /// Mapped runs in `begin..end` (`None`: to the end), in ascending order.

@@ -1,0 +1,86 @@
+//! Looking up keys that rise: neighbours share the way down.
+
+use std::sync::Arc;
+
+use super::lookup::too_deep;
+use super::{BTree, MAX_DEPTH, NODE_VALIDATOR, Node, Value, check_bounds};
+use crate::block::BlockData;
+use crate::error::Result;
+use crate::units::BlockNr;
+
+/// A node on the way down.
+struct Step {
+    at: BlockNr,
+    node: Arc<BlockData>,
+    low: Option<u64>,
+    /// No key below may reach this.
+    high: Option<u64>,
+}
+
+/// A way down a tree that is kept from one look-up to the next. Holds pins, not
+/// locks. Each node is entered once while keys rise; a smaller key is found as
+/// well, but starts from the root.
+pub struct Ascent<V> {
+    tree: BTree<V>,
+    path: Vec<Step>,
+}
+
+impl<V: Value> Ascent<V> {
+    pub(super) fn new(tree: &BTree<V>) -> Self {
+        Self {
+            tree: tree.clone(),
+            path: Vec::new(),
+        }
+    }
+
+    /// The leaf that has `key` if any has, and the first key that may lie in
+    /// another one. `None`: the key is below every key of the tree.
+    pub fn leaf(&mut self, key: u64) -> Result<Option<(Node<'_>, Option<u64>)>> {
+        let holds = |step: &Step| {
+            step.low.is_none_or(|low| low <= key) && step.high.is_none_or(|high| key < high)
+        };
+        while self.path.last().is_some_and(|step| !holds(step)) {
+            self.path.pop();
+        }
+        if self.path.is_empty() {
+            self.enter(self.tree.root(), None, None)?;
+        }
+        loop {
+            let Some(step) = self.path.last() else {
+                unreachable!("the root was entered")
+            };
+            let node = Node::parse(step.at, &step.node)?;
+            if node.is_leaf() {
+                break;
+            }
+            let Some(index) = node.search(key) else {
+                return Ok(None);
+            };
+            if self.path.len() >= MAX_DEPTH {
+                return Err(too_deep(step.at).into());
+            }
+            let child = BlockNr(node.children()?[index].get());
+            let low = node.keys()[index].get();
+            let high = node.keys().get(index + 1).map(|key| key.get());
+            let high = high.or(step.high);
+            self.enter(child, Some(low), high)?;
+        }
+        let leaf = self
+            .path
+            .last()
+            .map(|step| -> Result<_> { Ok((Node::parse(step.at, &step.node)?, step.high)) });
+        leaf.transpose()
+    }
+
+    fn enter(&mut self, at: BlockNr, low: Option<u64>, high: Option<u64>) -> Result<()> {
+        let node = self.tree.blocks().read_lock(at, &NODE_VALIDATOR)?.pin();
+        check_bounds(&Node::parse(at, &node)?, low, high)?;
+        self.path.push(Step {
+            at,
+            node,
+            low,
+            high,
+        });
+        Ok(())
+    }
+}

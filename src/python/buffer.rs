@@ -1,0 +1,177 @@
+//! Memory and descriptors shared with Python. Unsafe code lives here.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr::{self, NonNull};
+use std::slice;
+
+use arrow_buffer::{ArrowNativeType, Buffer};
+use pyo3::buffer::{PyBuffer, PyUntypedBuffer};
+use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+/// One column of a result, read through the buffer protocol without a copy.
+#[pyclass(frozen, module = "thinmeta._core")]
+pub(super) struct Column {
+    items: Buffer,
+    item_bytes: usize,
+    /// The struct module's code of an item.
+    code: &'static CStr,
+    /// What views point to: their length, and the way from item to item.
+    shape: [isize; 1],
+    strides: [isize; 1],
+}
+
+/// A number that a column can hold.
+pub(super) trait Item: ArrowNativeType {
+    /// The struct module's code.
+    const CODE: &'static CStr;
+}
+
+impl Item for u64 {
+    const CODE: &'static CStr = c"Q";
+}
+
+impl Item for u32 {
+    const CODE: &'static CStr = c"I";
+}
+
+impl Item for u8 {
+    const CODE: &'static CStr = c"B";
+}
+
+impl Column {
+    /// A column of what `items` holds, shared with it.
+    pub fn new<T: Item>(items: impl Into<Buffer>) -> Self {
+        let items = items.into();
+        let item_bytes = size_of::<T>();
+        // No allocation is longer than isize.
+        let signed = |number: usize| isize::try_from(number).unwrap_or(isize::MAX);
+        Self {
+            shape: [signed(items.len() / item_bytes)],
+            strides: [signed(item_bytes)],
+            items,
+            item_bytes,
+            code: T::CODE,
+        }
+    }
+
+    /// A column that takes `items` over.
+    pub fn of<T: Item>(items: Vec<T>) -> Self {
+        Self::new::<T>(Buffer::from_vec(items))
+    }
+}
+
+#[pymethods]
+impl Column {
+    #[getter]
+    fn format(&self) -> String {
+        self.code.to_string_lossy().into_owned()
+    }
+
+    fn __len__(&self) -> usize {
+        self.items.len() / self.item_bytes
+    }
+
+    /// # Safety
+    /// `view` comes from CPython, which asks for a buffer to be described there.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        if view.is_null() {
+            return Err(PyBufferError::new_err("no view to fill"));
+        }
+        if flags & ffi::PyBUF_WRITABLE != 0 {
+            return Err(PyBufferError::new_err("a column cannot be written"));
+        }
+        let column = slf.get();
+        let asked = |flag: c_int| flags & flag == flag;
+        let pointer = |wanted: bool, found: *const isize| {
+            if wanted {
+                found.cast_mut()
+            } else {
+                ptr::null_mut()
+            }
+        };
+        let filled = ffi::Py_buffer {
+            buf: column.items.as_ptr().cast_mut().cast::<c_void>(),
+            obj: ptr::null_mut(),
+            len: column.shape[0] * column.strides[0],
+            itemsize: column.strides[0],
+            readonly: 1,
+            ndim: 1,
+            format: if asked(ffi::PyBUF_FORMAT) {
+                column.code.as_ptr().cast_mut()
+            } else {
+                ptr::null_mut()
+            },
+            shape: pointer(asked(ffi::PyBUF_ND), column.shape.as_ptr()),
+            strides: pointer(asked(ffi::PyBUF_STRIDES), column.strides.as_ptr()),
+            suboffsets: ptr::null_mut(),
+            internal: ptr::null_mut(),
+        };
+        // SAFETY: `view` is CPython's, not null, and meant to be overwritten. What it
+        // points to belongs to `slf`: the class is frozen, so that neither the items
+        // nor shape and strides move or change while the view's reference holds it.
+        unsafe {
+            view.write(filled);
+            (*view).obj = slf.into_any().into_ptr();
+        }
+        Ok(())
+    }
+}
+
+/// A caller's writable bytes, to be filled while detached. The export keeps their
+/// owner from freeing or moving them.
+pub(super) struct WritableBytes(PyUntypedBuffer);
+
+impl WritableBytes {
+    pub fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let export = PyUntypedBuffer::get(object)?;
+        if export.readonly() {
+            return Err(PyBufferError::new_err("the buffer cannot be written"));
+        }
+        if !export.is_c_contiguous() {
+            return Err(PyBufferError::new_err("the buffer is not contiguous"));
+        }
+        Ok(Self(export))
+    }
+
+    pub fn bytes(&mut self) -> &mut [u8] {
+        let Some(start) = NonNull::new(self.0.buf_ptr().cast::<u8>()) else {
+            return &mut [];
+        };
+        // SAFETY: the export is writable, contiguous and that long, and it outlives
+        // the slice. As with every `readinto`, it is the caller's part not to use the
+        // bytes in another thread before the call returns.
+        unsafe { slice::from_raw_parts_mut(start.as_ptr(), self.0.len_bytes()) }
+    }
+}
+
+/// A copy of a buffer of 64-bit numbers, which Python may change at any time.
+pub(super) fn copy_of_numbers(object: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    let py = object.py();
+    let export = PyBuffer::<u64>::get(object)?;
+    if export.is_c_contiguous() {
+        return Ok(py.detach(|| copy_of_items(&export)));
+    }
+    export.to_vec(py)
+}
+
+fn copy_of_items(export: &PyBuffer<u64>) -> Vec<u64> {
+    let items = export.as_slice_ptr().filter(|items| !items.is_empty());
+    let Some(items) = items else {
+        return Vec::new();
+    };
+    let mut copy = Vec::with_capacity(items.len());
+    // SAFETY: the export vouches for that many aligned numbers; they are copied as
+    // raw memory, so that somebody who writes them now can only make them wrong.
+    unsafe {
+        ptr::copy_nonoverlapping(items.cast::<u64>().as_ptr(), copy.as_mut_ptr(), items.len());
+        copy.set_len(items.len());
+    }
+    copy
+}

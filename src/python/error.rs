@@ -1,0 +1,123 @@
+//! Errors to exceptions: the only place that knows which becomes which.
+
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use pyo3::call::PyCallArgs;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError};
+use pyo3::prelude::*;
+use rustix::io::Errno;
+
+use crate::error::{Damage, Error, Value};
+
+/// The exception that says what `error` says.
+pub(super) fn exception(py: Python<'_>, error: Error) -> PyErr {
+    let text = error.to_string();
+    let made = match error {
+        Error::Io {
+            path,
+            offset_bytes,
+            source,
+        } => os_error(py, &path, offset_bytes, source),
+        Error::Damaged(damage) => damaged(py, damage),
+        Error::InUse { path, reason } => {
+            instance(py, "DeviceInUseError", (path.as_os_str(), reason))
+        }
+        Error::NotFormatted(path) => instance(py, "NotFormattedError", (path.as_os_str(),)),
+        Error::Unsupported { path, reason } => {
+            instance(py, "UnsupportedFormatError", (path.as_os_str(), reason))
+        }
+        Error::NoMetadataSnapshot(path) => {
+            instance(py, "NoMetadataSnapshotError", (path.as_os_str(),))
+        }
+        Error::NoSuchDevice(id) => instance(py, "NoSuchDeviceError", (id,)),
+        Error::Usage(text) => instance(py, "UsageError", (text,)),
+        Error::WouldBlock => instance(py, "WouldBlockError", (text,)),
+        // Whoever interrupts has an exception of its own, which is raised instead.
+        Error::Interrupted => Ok(PyKeyboardInterrupt::new_err(text)),
+    };
+    made.unwrap_or_else(|failure| failure)
+}
+
+/// Why a handle whose pool or volume was closed does nothing.
+pub(super) fn closed(py: Python<'_>, what: &str) -> PyErr {
+    exception(py, Error::usage(format!("the {what} is closed")))
+}
+
+/// An exception of `thinmeta.errors`.
+fn instance<'py>(py: Python<'py>, class: &str, arguments: impl PyCallArgs<'py>) -> PyResult<PyErr> {
+    let class = py.import("thinmeta.errors")?.getattr(class)?;
+    Ok(PyErr::from_value(class.call1(arguments)?))
+}
+
+fn damaged(py: Python<'_>, damage: Damage) -> PyResult<PyErr> {
+    let value = |value: Value| match value {
+        Value::Number(number) => Ok(number.into_pyobject(py)?.into_any()),
+        Value::Text(text) => PyResult::Ok(text.into_pyobject(py)?.into_any()),
+    };
+    let (found, expected) = (value(damage.found)?, value(damage.expected)?);
+    let Damage {
+        block,
+        validator,
+        check,
+        ..
+    } = damage;
+    instance(
+        py,
+        "DamagedBlockError",
+        (block.0, validator, check, found, expected),
+    )
+}
+
+/// An `OSError`, or the class of it that belongs to the error's number. What a
+/// Python object raised while it served as a device passes through as it is.
+fn os_error(
+    py: Python<'_>,
+    path: &Path,
+    offset_bytes: Option<u64>,
+    source: io::Error,
+) -> PyResult<PyErr> {
+    let source = match source.downcast::<PyErr>() {
+        Ok(raised) => return Ok(raised),
+        Err(source) => source,
+    };
+    let strerror = |code: i32| -> PyResult<String> {
+        py.import("os")?
+            .call_method1("strerror", (code,))?
+            .extract()
+    };
+    let (code, text) = match (source.raw_os_error(), errno(source.kind())) {
+        (Some(code), _) => (code, strerror(code)?),
+        (None, Some(errno)) if source.get_ref().is_none() => {
+            let code = errno.raw_os_error();
+            (code, strerror(code)?)
+        }
+        (None, errno) => {
+            let code = errno.unwrap_or(Errno::IO).raw_os_error();
+            (code, source.to_string())
+        }
+    };
+    let text = match offset_bytes {
+        Some(offset) => format!("{text}, at byte {offset}"),
+        None => text,
+    };
+    let class = py.get_type::<PyOSError>();
+    Ok(PyErr::from_value(class.call1((
+        code,
+        text,
+        path.as_os_str(),
+    ))?))
+}
+
+/// The number of an error that the system did not make itself.
+fn errno(kind: ErrorKind) -> Option<Errno> {
+    Some(match kind {
+        ErrorKind::NotFound => Errno::NOENT,
+        ErrorKind::PermissionDenied => Errno::ACCESS,
+        ErrorKind::IsADirectory => Errno::ISDIR,
+        ErrorKind::InvalidInput => Errno::INVAL,
+        ErrorKind::BrokenPipe => Errno::PIPE,
+        ErrorKind::StorageFull => Errno::NOSPC,
+        _ => return None,
+    })
+}

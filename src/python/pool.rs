@@ -1,0 +1,213 @@
+//! An open pool.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::PyDict;
+use rustc_hash::FxHashMap;
+
+use super::call::detached;
+use super::error::{closed, exception};
+use crate::block::DEFAULT_CACHE_BYTES;
+use crate::disk_space::SpaceMapRoot;
+use crate::error::Error;
+use crate::thin::{self, OpenOptions, Snapshot, Superblock, ThinDevice};
+use crate::units::BlockNr;
+
+/// A pool until it is closed, and all devices that were asked for.
+#[pyclass(frozen, module = "thinmeta._core")]
+pub(super) struct Pool {
+    path: OsString,
+    /// `None` when closed.
+    open: Mutex<Option<Open>>,
+}
+
+/// What handles hold weakly.
+struct Open {
+    pool: Arc<thin::Pool>,
+    devices: FxHashMap<u64, Arc<ThinDevice>>,
+}
+
+/// Id, mapped blocks, transaction id, creation time, snapshotted time.
+type DeviceRow = (u64, u64, u64, u32, u32);
+
+/// Which roots to read, as Python says it.
+#[derive(FromPyObject)]
+pub(super) enum MetadataSnapshot {
+    Held(String),
+    At(u64),
+}
+
+impl MetadataSnapshot {
+    pub fn convert(py: Python<'_>, wanted: Option<Self>) -> PyResult<Snapshot> {
+        match wanted {
+            None => Ok(Snapshot::None),
+            Some(Self::Held(word)) if word == "held" => Ok(Snapshot::Held),
+            Some(Self::Held(word)) => {
+                let text = format!("metadata_snapshot is {word:?}, not \"held\" or a block");
+                Err(exception(py, Error::usage(text)))
+            }
+            Some(Self::At(block)) => Ok(Snapshot::At(BlockNr(block))),
+        }
+    }
+}
+
+impl Pool {
+    /// The core's pool.
+    pub fn pool(&self, py: Python<'_>) -> PyResult<Arc<thin::Pool>> {
+        let open = self.lock(py);
+        let pool = open.as_ref().map(|open| Arc::clone(&open.pool));
+        drop(open);
+        pool.ok_or_else(|| closed(py, "pool"))
+    }
+
+    /// A device that lives until the pool is closed.
+    pub fn device(&self, py: Python<'_>, id: u64) -> PyResult<Arc<ThinDevice>> {
+        let pool = self.pool(py)?;
+        let known = self
+            .lock(py)
+            .as_ref()
+            .and_then(|open| open.devices.get(&id).cloned());
+        if let Some(device) = known {
+            return Ok(device);
+        }
+        let device = Arc::new(detached(py, || pool.device_by_id(id))?);
+        if let Some(open) = self.lock(py).as_mut() {
+            open.devices.insert(id, Arc::clone(&device));
+        }
+        Ok(device)
+    }
+
+    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Option<Open>> {
+        let open = self.open.lock_py_attached(py);
+        open.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Pool {
+    #[new]
+    #[pyo3(signature = (path, *, metadata_snapshot=None, data=None, cache_bytes=DEFAULT_CACHE_BYTES))]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        metadata_snapshot: Option<MetadataSnapshot>,
+        data: Option<PathBuf>,
+        cache_bytes: u64,
+    ) -> PyResult<Self> {
+        let options = OpenOptions {
+            snapshot: MetadataSnapshot::convert(py, metadata_snapshot)?,
+            cache_bytes,
+            data,
+        };
+        let pool = detached(py, || thin::Pool::open(&path, &options))?;
+        let open = Open {
+            pool: Arc::new(pool),
+            devices: FxHashMap::default(),
+        };
+        Ok(Self {
+            path: path.into_os_string(),
+            open: Mutex::new(Some(open)),
+        })
+    }
+
+    #[getter]
+    fn path(&self) -> &OsString {
+        &self.path
+    }
+
+    #[getter]
+    fn closed(&self, py: Python<'_>) -> bool {
+        self.lock(py).is_none()
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let open = self.lock(py).take();
+        py.detach(|| drop(open));
+    }
+
+    fn superblock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        superblock_fields(py, self.pool(py)?.superblock())
+    }
+
+    fn metadata_space(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        let pool = self.pool(py)?;
+        let root = &pool.live_superblock().metadata_space_map_root.root;
+        Ok((root.nr_blocks.get(), root.nr_allocated.get()))
+    }
+
+    fn data_space(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        let pool = self.pool(py)?;
+        let root = &pool.live_superblock().data_space_map_root.root;
+        Ok((root.nr_blocks.get(), root.nr_allocated.get()))
+    }
+
+    fn device_ids(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
+        let pool = self.pool(py)?;
+        let devices = detached(py, || pool.devices())?;
+        Ok(devices.iter().map(|device| device.id).collect())
+    }
+
+    fn device_rows(&self, py: Python<'_>) -> PyResult<Vec<DeviceRow>> {
+        let pool = self.pool(py)?;
+        let devices = detached(py, || pool.devices())?;
+        let rows = devices.iter().map(|device| {
+            (
+                device.id,
+                device.mapped_blocks,
+                device.transaction_id,
+                device.creation_time,
+                device.snapshotted_time,
+            )
+        });
+        Ok(rows.collect())
+    }
+}
+
+/// Every field, under the name that the kernel gives it.
+fn superblock_fields<'py>(
+    py: Python<'py>,
+    superblock: &Superblock,
+) -> PyResult<Bound<'py, PyDict>> {
+    let uuid: String = superblock
+        .uuid
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let fields = PyDict::new(py);
+    fields.set_item("csum", superblock.csum.get())?;
+    fields.set_item("flags", superblock.flags.get())?;
+    fields.set_item("blocknr", superblock.blocknr.get())?;
+    fields.set_item("uuid", uuid)?;
+    fields.set_item("magic", superblock.magic.get())?;
+    fields.set_item("version", superblock.version.get())?;
+    fields.set_item("time", superblock.time.get())?;
+    fields.set_item("trans_id", superblock.trans_id.get())?;
+    fields.set_item("held_root", superblock.held_root.get())?;
+    let data = root_fields(py, &superblock.data_space_map_root.root)?;
+    fields.set_item("data_space_map_root", data)?;
+    let metadata = root_fields(py, &superblock.metadata_space_map_root.root)?;
+    fields.set_item("metadata_space_map_root", metadata)?;
+    fields.set_item("data_mapping_root", superblock.data_mapping_root.get())?;
+    fields.set_item("device_details_root", superblock.device_details_root.get())?;
+    fields.set_item("data_block_size", superblock.data_block_size.get())?;
+    fields.set_item("metadata_block_size", superblock.metadata_block_size.get())?;
+    fields.set_item("metadata_nr_blocks", superblock.metadata_nr_blocks.get())?;
+    fields.set_item("compat_flags", superblock.compat_flags.get())?;
+    fields.set_item("compat_ro_flags", superblock.compat_ro_flags.get())?;
+    fields.set_item("incompat_flags", superblock.incompat_flags.get())?;
+    fields.set_item("needs_check", superblock.needs_check())?;
+    Ok(fields)
+}
+
+fn root_fields<'py>(py: Python<'py>, root: &SpaceMapRoot) -> PyResult<Bound<'py, PyDict>> {
+    let fields = PyDict::new(py);
+    fields.set_item("nr_blocks", root.nr_blocks.get())?;
+    fields.set_item("nr_allocated", root.nr_allocated.get())?;
+    fields.set_item("bitmap_root", root.bitmap_root.get())?;
+    fields.set_item("ref_count_root", root.ref_count_root.get())?;
+    Ok(fields)
+}

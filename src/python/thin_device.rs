@@ -1,0 +1,177 @@
+//! One thin device of an open pool.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use pyo3::exceptions::PyOverflowError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::buffer::{Column, copy_of_numbers};
+use super::call::{detached, watched};
+use super::error::{closed, exception};
+use super::mappings::{BlockMapping, Mappings, RunIterator};
+use super::origin::PythonFile;
+use super::pool::Pool;
+use super::volume::Volume;
+use crate::btree::Wait;
+use crate::device::{Device, FileDevice};
+use crate::error::Error;
+use crate::thin::{self, DeviceInfo, Position};
+
+/// A handle of a device; the pool owns the device itself.
+#[pyclass(frozen, subclass, module = "thinmeta._core")]
+pub(super) struct ThinDevice {
+    pool: Py<Pool>,
+    info: DeviceInfo,
+    device: Weak<thin::ThinDevice>,
+}
+
+/// The device of a handle, unless its pool was closed.
+pub(super) fn opened(
+    py: Python<'_>,
+    device: &Weak<thin::ThinDevice>,
+) -> PyResult<Arc<thin::ThinDevice>> {
+    device.upgrade().ok_or_else(|| closed_pool(py))
+}
+
+/// What a handle raises whose pool was closed.
+pub(super) fn closed_pool(py: Python<'_>) -> PyErr {
+    closed(py, "pool")
+}
+
+/// A block of a volume; what no volume can have is a mistake of the caller's.
+struct VirtualBlock(u64);
+
+impl<'py> FromPyObject<'_, 'py> for VirtualBlock {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        object.extract().map(Self).map_err(|error: PyErr| {
+            let py = object.py();
+            if error.is_instance_of::<PyOverflowError>(py) {
+                let text = format!("no volume has a block {}", *object);
+                return exception(py, Error::usage(text));
+            }
+            error
+        })
+    }
+}
+
+/// What a volume shows where nothing is mapped.
+#[derive(FromPyObject)]
+enum ExternalOrigin {
+    Path(PathBuf),
+    File(Py<PyAny>),
+}
+
+impl ExternalOrigin {
+    fn open(self, device: &thin::ThinDevice) -> crate::Result<Arc<dyn Device>> {
+        Ok(match self {
+            Self::Path(path) => Arc::new(FileDevice::open(path, device.pool().claim())?),
+            Self::File(file) => Arc::new(PythonFile::new(file)?),
+        })
+    }
+}
+
+#[pymethods]
+impl ThinDevice {
+    #[new]
+    fn new(py: Python<'_>, pool: Py<Pool>, device_id: u64) -> PyResult<Self> {
+        let device = Pool::device(pool.get(), py, device_id)?;
+        Ok(Self {
+            info: *device.info(),
+            device: Arc::downgrade(&device),
+            pool,
+        })
+    }
+
+    #[getter]
+    fn id(&self) -> u64 {
+        self.info.id
+    }
+
+    #[getter]
+    fn mapped_blocks(&self) -> u64 {
+        self.info.mapped_blocks
+    }
+
+    #[getter]
+    fn transaction_id(&self) -> u64 {
+        self.info.transaction_id
+    }
+
+    #[getter]
+    fn creation_time(&self) -> u32 {
+        self.info.creation_time
+    }
+
+    #[getter]
+    fn snapshotted_time(&self) -> u32 {
+        self.info.snapshotted_time
+    }
+
+    /// Stays attached when all nodes are cached and nobody is in the way.
+    fn find(&self, py: Python<'_>, virtual_block: VirtualBlock) -> PyResult<Option<BlockMapping>> {
+        let device = opened(py, &self.device)?;
+        let found = match device.find(virtual_block.0, Wait::No) {
+            Err(Error::WouldBlock) => py.detach(|| device.find(virtual_block.0, Wait::Yes)),
+            answer => answer,
+        };
+        match found {
+            Ok(found) => Ok(found.map(BlockMapping::from)),
+            Err(error) => Err(exception(py, error)),
+        }
+    }
+
+    fn find_many<'py>(
+        &self,
+        py: Python<'py>,
+        virtual_blocks: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let device = opened(py, &self.device)?;
+        let keys = copy_of_numbers(virtual_blocks)?;
+        let found = watched(py, None, None, |task| device.find_many(&keys, task))?;
+        let table = PyDict::new(py);
+        table.set_item("data_block", Column::of(found.data_blocks))?;
+        table.set_item("time", Column::of(found.times))?;
+        table.set_item("shared", Column::of(found.shared))?;
+        table.set_item("mapped", Column::of(found.mapped))?;
+        Ok(table)
+    }
+
+    #[pyo3(signature = (start=VirtualBlock(0), stop=None))]
+    fn runs(
+        &self,
+        py: Python<'_>,
+        start: VirtualBlock,
+        stop: Option<VirtualBlock>,
+    ) -> PyResult<RunIterator> {
+        opened(py, &self.device)?;
+        let position = Position::new(start.0, stop.map(|stop| stop.0));
+        Ok(RunIterator::new(Weak::clone(&self.device), position))
+    }
+
+    fn mappings(&self, py: Python<'_>) -> PyResult<Mappings> {
+        opened(py, &self.device)?;
+        Ok(Mappings::new(Weak::clone(&self.device)))
+    }
+
+    #[pyo3(signature = (*, size_bytes=None, external_origin=None))]
+    fn _volume(
+        &self,
+        py: Python<'_>,
+        size_bytes: Option<u64>,
+        external_origin: Option<ExternalOrigin>,
+    ) -> PyResult<Volume> {
+        let device = opened(py, &self.device)?;
+        detached(py, || {
+            let origin = external_origin.map(|origin| origin.open(&device));
+            Volume::open(&device, size_bytes, origin.transpose()?)
+        })
+    }
+
+    fn _pool(&self, py: Python<'_>) -> Py<Pool> {
+        self.pool.clone_ref(py)
+    }
+}

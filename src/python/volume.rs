@@ -1,0 +1,86 @@
+//! A volume's bytes.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+
+use super::buffer::WritableBytes;
+use super::call::detached;
+use super::error::closed;
+use super::thin_device::opened;
+use crate::device::Device;
+use crate::thin::{self, ThinDevice, VolumeOptions};
+
+/// An open volume. It holds its pool as weakly as a device does, and so puts the
+/// core's volume together for each call.
+#[pyclass(frozen, module = "thinmeta._core")]
+pub(super) struct Volume {
+    device: Weak<ThinDevice>,
+    size_bytes: u64,
+    size_is_known: bool,
+    /// `None` when closed.
+    options: Mutex<Option<VolumeOptions>>,
+}
+
+impl Volume {
+    pub fn open(
+        device: &Arc<ThinDevice>,
+        size_bytes: Option<u64>,
+        external_origin: Option<Arc<dyn Device>>,
+    ) -> crate::Result<Self> {
+        let mut options = VolumeOptions {
+            size_bytes,
+            external_origin,
+        };
+        let volume = thin::Volume::new(device, options.clone())?;
+        options.size_bytes = Some(volume.size_bytes());
+        Ok(Self {
+            device: Arc::downgrade(device),
+            size_bytes: volume.size_bytes(),
+            size_is_known: volume.size_is_known(),
+            options: Mutex::new(Some(options)),
+        })
+    }
+
+    fn volume(&self, py: Python<'_>) -> PyResult<thin::Volume> {
+        let options = self.lock(py).clone().ok_or_else(|| closed(py, "volume"))?;
+        let device = opened(py, &self.device)?;
+        // The size is known by now, so that nothing is read here.
+        thin::Volume::new(&device, options).map_err(|error| super::error::exception(py, error))
+    }
+
+    fn lock(&self, py: Python<'_>) -> std::sync::MutexGuard<'_, Option<VolumeOptions>> {
+        let options = self.options.lock_py_attached(py);
+        options.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Volume {
+    #[getter]
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    #[getter]
+    fn size_is_known(&self) -> bool {
+        self.size_is_known
+    }
+
+    fn read_at(
+        &self,
+        py: Python<'_>,
+        offset_bytes: u64,
+        buffer: &Bound<'_, PyAny>,
+    ) -> PyResult<usize> {
+        let volume = self.volume(py)?;
+        let mut buffer = WritableBytes::new(buffer)?;
+        detached(py, || volume.read_at(buffer.bytes(), offset_bytes))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let options = self.lock(py).take();
+        py.detach(|| drop(options));
+    }
+}
