@@ -156,6 +156,15 @@ impl Counts {
         }
     }
 
+    /// The counts for good, to be read without locks.
+    #[must_use]
+    pub fn freeze(self) -> FrozenCounts {
+        let regions = self.regions.into_iter();
+        let inner =
+            |region: Mutex<Region>| region.into_inner().unwrap_or_else(PoisonError::into_inner);
+        FrozenCounts(regions.map(inner).collect())
+    }
+
     /// A thread's gatherer.
     #[must_use]
     pub fn scatter(&self) -> Scatter<'_> {
@@ -167,6 +176,21 @@ impl Counts {
             filled: vec![0; regions],
             room,
         }
+    }
+}
+
+/// Counts that change no more.
+#[derive(Debug)]
+pub struct FrozenCounts(Vec<Region>);
+
+impl FrozenCounts {
+    /// The count of `block`; zero past the end.
+    #[must_use]
+    pub fn get(&self, block: u64) -> u32 {
+        let (region, offset) = place(block);
+        self.0
+            .get(region)
+            .map_or(0, |region| region.get(offset.into()))
     }
 }
 

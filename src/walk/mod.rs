@@ -13,7 +13,7 @@ mod read;
 mod resolve;
 mod tree;
 
-pub use counts::{BlockSet, Counts, Scatter};
+pub use counts::{BlockSet, Counts, FrozenCounts, Scatter};
 pub use forest::{BadMapping, BadMappings, Forest, ForestLimits, State, Summary};
 pub use read::{Reader, WINDOW_BLOCKS};
 pub use tree::{NodeDamage, TreeShape, each_leaf_in_order, irregularities, tree_shape};

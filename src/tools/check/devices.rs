@@ -19,6 +19,9 @@ pub(super) const DETAILS: &str = "device details";
 const TOP_LEVEL: &str = "mapping tree, top level";
 const MAPPINGS: &str = "mappings";
 
+/// Ids have 24 bits.
+const MAX_DEVICE_ID: u64 = (1 << 24) - 1;
+
 /// What one superblock says of its devices.
 pub(super) struct Roots {
     pub details: Vec<DeviceInfo>,
@@ -36,6 +39,7 @@ impl Check<'_> {
             self.read_tree(DETAILS, root, task, |_, id, value: &DeviceDetails| {
                 details.push(DeviceInfo::new(id, value));
             })?;
+        details.retain(|device| self.is_device_id(device.id));
         let mut tops = Vec::new();
         let root = superblock.data_mapping_root.get();
         let whole_tops = self.read_tree(TOP_LEVEL, root, task, |first_time, id, value: &U64| {
@@ -66,6 +70,16 @@ impl Check<'_> {
             trees,
             time: superblock.time.get(),
         })
+    }
+
+    /// Ids have 24 bits; a larger one is a finding and is not followed.
+    fn is_device_id(&mut self, id: u64) -> bool {
+        let fits = id <= MAX_DEVICE_ID;
+        if !fits {
+            let text = format!("device id {id} is above {MAX_DEVICE_ID}");
+            self.findings.push(Finding::new("bad-device-id", Severity::Fatal, text).of(DETAILS));
+        }
+        fits
     }
 
     fn compare_ids(&mut self, details: &[DeviceInfo], trees: &[(u64, u32)]) {
