@@ -92,7 +92,7 @@ def _affected_text(part: AffectedRange, block_bytes: int) -> str:
     if end is None or end >= 1 << 63:
         if begin == 0:
             return f"all of device {part.device_id}"
-        where = f"from {human_bytes(begin * block_bytes)} to the end, " if block_bytes else ""
+        where = f"from byte {begin * block_bytes} to the end, " if block_bytes else ""
         return f"device {part.device_id}, {where}blocks {begin} and up"
     where = ""
     if block_bytes:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from rich.console import Console
+
 __all__ = ["Progress", "progress"]
 
 PATIENCE_SECONDS = 1.0
@@ -31,10 +33,7 @@ class Progress:
         if self._drawing is None:
             if monotonic() - self._started < PATIENCE_SECONDS:
                 return
-            try:
-                self._drawing = _Bar(self._label)
-            except ImportError:
-                self._drawing = _Line(self._label)
+            self._drawing = _drawing(self._label)
         self._drawing.draw(done, total)
 
     def __enter__(self) -> Self:
@@ -96,14 +95,23 @@ class _Line:
             pass
 
 
+def _drawing(label: str) -> _Bar | _Line:
+    """The best that is there; on a dumb terminal rich would draw nothing."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        return _Line(label)
+    console = Console(stderr=True)
+    return _Bar(label, console) if console.is_interactive else _Line(label)
+
+
 class _Bar:
     """A bar, where rich is installed."""
 
-    def __init__(self, label: str) -> None:
-        from rich.console import Console
+    def __init__(self, label: str, console: Console) -> None:
         from rich.progress import Progress as RichProgress
 
-        self._bars = RichProgress(console=Console(stderr=True), transient=True, auto_refresh=False)
+        self._bars = RichProgress(console=console, transient=True, auto_refresh=False)
         self._task = self._bars.add_task(label, total=None)
         self._bars.start()
 

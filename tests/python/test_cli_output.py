@@ -1,0 +1,235 @@
+"""Output is whole or not there; pipes, interrupts and full disks end quietly."""
+
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import termios
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from command import ThinmetaCommand
+from corpus import Corpus
+from thinmeta.errors import UsageError
+from thinmeta.files import OutputFile
+
+HUGE = "--size=4T"  # hashing the zeros of this takes far longer than any test
+
+
+def write(path: Path, content: bytes = b"new", inputs: tuple[str, ...] = ()) -> None:
+    with OutputFile(str(path), inputs=inputs) as descriptor:
+        os.write(descriptor, content)
+
+
+def test_an_absent_file_appears_at_the_end(tmp_path: Path) -> None:
+    with OutputFile(str(tmp_path / "out")) as descriptor:
+        os.write(descriptor, b"new")
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_a_regular_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(b"something longer")
+    out.chmod(0o640)
+    with out.open("rb") as reader:
+        write(out)
+        assert reader.read() == b"something longer"  # who had it open still has it
+    assert out.read_bytes() == b"new"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
+
+
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symbolic_link_stays_and_its_file_is_replaced(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "file", tmp_path / "link"
+    link.symlink_to(target)
+    if there:
+        target.write_bytes(b"old")
+    write(link)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_failure_leaves_what_was_there(
+    tmp_path: Path, error: type[BaseException], old: bytes | None
+) -> None:
+    out = tmp_path / "out"
+    if old is not None:
+        out.write_bytes(old)
+
+    def fail_half_way() -> None:
+        with OutputFile(str(out)) as descriptor:
+            os.write(descriptor, b"half")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
+def test_a_very_long_name_is_possible(tmp_path: Path) -> None:
+    write(tmp_path / ("ü" * 127))
+    assert (tmp_path / ("ü" * 127)).read_bytes() == b"new"
+
+
+def test_a_pipe_is_written_in_place(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    write(pipe)
+    reader.join()
+    assert read == [b"new"]
+    assert pipe.is_fifo()
+
+
+def test_dev_null_stays_a_device() -> None:
+    write(Path("/dev/null"))
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize("as_link", [False, True])
+def test_an_input_is_never_the_output(tmp_path: Path, as_link: bool) -> None:
+    meta = tmp_path / "meta"
+    meta.write_bytes(b"precious")
+    out = meta
+    if as_link:
+        out = tmp_path / "other-name"
+        out.hardlink_to(meta)
+    with pytest.raises(UsageError, match="is the input"):
+        write(out, inputs=(str(meta),))
+    assert meta.read_bytes() == b"precious"
+
+
+def test_a_folder_is_no_output(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        write(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        write(tmp_path / "absent" / "out")
+    assert error.value.filename == str(tmp_path / "absent" / "out")
+
+
+def test_dump_to_a_file_is_dump_to_stdout(
+    command: ThinmetaCommand, corpus: Corpus, tmp_path: Path
+) -> None:
+    meta = corpus["block-1m"].meta
+    out = tmp_path / "pool.xml"
+    assert command("dump", meta, "-o", out).returncode == 0
+    printed = command("dump", meta)
+    assert printed.returncode == 0
+    assert out.read_text() == printed.stdout == command("dump", meta, "-o", "-").stdout
+    assert printed.stderr == ""
+
+
+def test_a_dump_never_replaces_the_metadata(command: ThinmetaCommand, corpus: Corpus) -> None:
+    meta = corpus["empty"].meta
+    before = meta.read_bytes()
+    run = command("dump", meta, "-o", meta)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert meta.read_bytes() == before
+
+
+def test_a_reader_that_goes_away_is_no_error(command: ThinmetaCommand, corpus: Corpus) -> None:
+    meta = corpus["random-60k"].meta
+    for words in (["dump", meta], ["delta", meta, "0", "0", "--same"], ["dump", "--json", meta]):
+        with subprocess.Popen(
+            command.argv(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as run:
+            assert run.stdout is not None and run.stderr is not None
+            if words[0] == "dump":
+                assert run.stdout.read(10)
+            run.stdout.close()
+            assert run.wait(60) == 141, words
+            assert run.stderr.read() == b""
+
+
+def test_a_full_disk_is_one_line_and_status_3(command: ThinmetaCommand, corpus: Corpus) -> None:
+    meta = corpus["sequential"].meta
+    for words in (["ls", meta], ["--help"], ["dump", meta], ["dump", meta, "-o", "/dev/full"]):
+        with open("/dev/full", "wb") as full:
+            run = subprocess.run(
+                command.argv(*words), stdout=full, stderr=subprocess.PIPE, check=False
+            )
+        assert run.returncode == 3, words
+        assert run.stderr.startswith(b"thinmeta: ")
+        assert b"No space left on device" in run.stderr
+        assert run.stderr.count(b"\n") == 1
+
+
+def test_a_closed_stdout_is_one_line_and_status_3(command: ThinmetaCommand, corpus: Corpus) -> None:
+    line = [*command.argv("ls", corpus["empty"].meta)]
+    run = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *line], stderr=subprocess.PIPE, check=False
+    )
+    assert run.returncode == 3
+    assert run.stderr.count(b"\n") == 1
+
+
+def waiting_bytes(pipe: IO[bytes] | None) -> int:
+    assert pipe is not None
+    count = array("i", [0])
+    fcntl.ioctl(pipe.fileno(), termios.FIONREAD, count)
+    return count[0]
+
+
+def wait_for(happens: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+)
+def test_an_interrupt_ends_a_long_call_and_leaves_nothing(
+    command: ThinmetaCommand, corpus: Corpus, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    image = corpus["pair-zeroing-1"]
+    out = tmp_path / "out.img"
+    words = command.argv("extract", image.meta, image.data, 0, "-o", out, HUGE)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        wait_for(lambda: any(tmp_path.iterdir()))
+        sent = time.monotonic()
+        run.send_signal(number)
+        assert run.wait(30) == status
+        assert time.monotonic() - sent < 5  # a second, on a machine that is not busy
+        assert run.stderr is not None
+        assert run.stderr.read().count(b"\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_interrupt_ends_a_write_that_waits_for_its_reader(
+    command: ThinmetaCommand, corpus: Corpus
+) -> None:
+    words = command.argv("dump", corpus["random-60k"].meta)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        wait_for(lambda: waiting_bytes(run.stdout) >= 60_000)  # full, and nobody reads
+        run.send_signal(signal.SIGINT)
+        wait_for(lambda: run.poll() is not None)
+        assert run.returncode == 130
+        run.stdout.close()

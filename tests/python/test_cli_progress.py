@@ -1,0 +1,113 @@
+"""Progress shows on a terminal, after a second, and goes away again."""
+
+import io
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from command import ThinmetaCommand
+from corpus import Corpus
+from thinmeta.cli import progress as module
+from thinmeta.cli.progress import Progress, progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Put a terminal in place of stderr; pytest would take it away from a fixture."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
+
+
+def test_a_dumb_terminal_has_a_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watch(monkeypatch)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setenv("TERM", "dumb")
+    with Progress("checking") as report:
+        report(1, 4)
+    assert terminal.getvalue().startswith("\rchecking:  25 %")
+
+
+@pytest.fixture
+def without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+
+
+def test_nothing_is_called_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress("checking") as report:
+        assert report is None
+    monkeypatch.setattr(sys, "stderr", None)
+    with progress("checking") as report:
+        assert report is None
+
+
+def test_quiet_is_quiet_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch(monkeypatch)
+    with progress("checking", quiet=True) as report:
+        assert report is None
+
+
+def test_short_work_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watch(monkeypatch)
+    with progress("checking") as report:
+        assert isinstance(report, Progress)
+        report(1, 2)
+    assert terminal.getvalue() == ""
+
+
+def test_long_work_shows_a_line_without_rich(
+    without_rich: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = watch(monkeypatch)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    with Progress("checking") as report:
+        report(1, 4)
+        report(1, 4)
+        report(4, 4)
+    assert terminal.getvalue() == (
+        "\rchecking:  25 %\rchecking: 100 %\r" + " " * len("checking: 100 %") + "\r"
+    )
+
+
+def test_long_work_shows_a_bar_with_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    terminal = watch(monkeypatch)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress("checking") as report:
+        report(1, 4)
+    assert "checking" in terminal.getvalue()
+    assert "25%" in terminal.getvalue()
+
+
+def test_the_command_shows_progress_on_a_terminal(command: ThinmetaCommand, corpus: Corpus) -> None:
+    image = corpus["pair-zeroing-1"]
+    words = command.argv("extract", image.meta, image.data, 0, "-o", "/dev/null", "--size=4T")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=theirs) as run:
+        try:
+            os.close(theirs)
+            begun, shown = time.monotonic(), b""
+            while b"extracting" not in shown:
+                assert select.select([ours], [], [], 30)[0]
+                shown += os.read(ours, 4096)
+                assert time.monotonic() - begun > 0.9
+            run.send_signal(signal.SIGINT)
+            while b"thinmeta: interrupted" not in shown:
+                assert select.select([ours], [], [], 30)[0]
+                shown += os.read(ours, 4096)
+            assert run.wait(30) == 130
+        finally:
+            run.kill()
+            os.close(ours)
