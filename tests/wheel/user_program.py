@@ -4,6 +4,7 @@ Uses the promised names and nothing but the standard library, since the wheel br
 other package along.
 """
 
+import io
 import sys
 from collections.abc import Iterator
 
@@ -53,13 +54,18 @@ def main(metadata: str, data: str) -> int:
         with pool.devices[first].open() as volume:
             head: bytes | None = volume.read(4096)
             print(len(head or b""), volume.seek(0))
+        print(len(pool.devices[first].mappings()))
+        xml = io.BytesIO()
+        thinmeta.dump(pool, xml)
+        print(xml.getvalue().splitlines()[0])
         try:
-            pool.devices[1 << 20]
+            print(pool.devices[1 << 20])
         except NoSuchDeviceError as error:
             missing: int = error.device_id
             print(missing, error)
     try:
-        thinmeta.open_pool(data)
+        with thinmeta.open_pool(data) as not_a_pool:
+            print(not_a_pool.devices)
     except (thinmeta.NotFormattedError, thinmeta.UnsupportedFormatError) as error:
         print(error)
     except thinmeta.DamagedBlockError as error:
