@@ -1,0 +1,101 @@
+"""The examples run as their texts say, and what they claim is so."""
+
+import hashlib
+import lzma
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from corpus import Corpus
+from oracles import find
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+
+
+def run(program: str, *args: object) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / program), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def ext4_pool(tmp_path: Path) -> tuple[Path, Path]:
+    for image in ("metadata.img", "data.img"):
+        packed = (EXAMPLES / "ext4-pool" / f"{image}.xz").read_bytes()
+        (tmp_path / image).write_bytes(lzma.decompress(packed))
+    return tmp_path / "metadata.img", tmp_path / "data.img"
+
+
+def test_the_demo_proves_what_it_says(corpus: Corpus) -> None:
+    out = run("demo.py")
+
+    assert out.count("They are the same.") == 2
+    assert out.count("$ thinmeta ") == 5
+    assert out.count(corpus["pair-zeroing-2"].facts["kernel_reported"]["contents"]["0"]) == 3
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_the_demo_s_pool_is_the_kernel_s(corpus: Corpus) -> None:
+    images = corpus["pair-zeroing-2"].facts["images"]
+    for name, part in [("metadata", "meta"), ("data", "data")]:
+        content = lzma.decompress((EXAMPLES / "pool" / f"{name}.img.xz").read_bytes())
+        assert hashlib.sha256(content).hexdigest() == images[part]["sha256"]
+
+
+@pytest.mark.parametrize(("old", "new"), [(2, 3), (2, 0), (0, 3), (1, 1)])
+def test_an_incremental_backup_ends_with_the_new_content(
+    corpus: Corpus, tmp_path: Path, old: int, new: int
+) -> None:
+    image = corpus["pair-zeroing-2"]
+    data = image.data.read_bytes()
+    size = image.facts["kernel_reported"]["devices"][str(new)]["sectors"] * 512
+    copy = tmp_path / "copy.img"
+    copy.write_bytes(image.model.content(old, data, size))
+
+    out = run("incremental_backup.py", image.meta, image.data, old, new, copy, "--size", size)
+
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    assert digest == image.facts["kernel_reported"]["contents"][str(new)]
+    changed = sum(row.length for row in image.model.delta(old, new)) * 65536
+    assert int(out.split()[0]) <= changed < size
+
+
+def test_a_file_is_read_out_of_an_ext4_volume(ext4_pool: tuple[Path, Path]) -> None:
+    assert "inside-a-pool" in run("read_file_system.py", *ext4_pool, 1)
+    assert run("read_file_system.py", *ext4_pool, 1, "hello.txt").startswith("Hello from inside")
+    story = run("read_file_system.py", *ext4_pool, 1, "story.txt").splitlines()
+    assert len(story) == 40_000
+    assert story[31_415].startswith("line 31416 of a file")
+
+
+def test_the_ext4_volume_is_a_sound_file_system(
+    ext4_pool: tuple[Path, Path], tmp_path: Path
+) -> None:
+    e2fsck = find("e2fsck")
+    if e2fsck is None:
+        pytest.skip("e2fsck is not installed")
+    import thinmeta
+
+    whole = tmp_path / "fs.img"
+    with thinmeta.open_pool(ext4_pool[0], data=ext4_pool[1]) as pool:
+        with pool.devices[1].open(size_bytes=8 << 20) as volume:
+            whole.write_bytes(volume.read())
+    subprocess.run([e2fsck, "-f", "-n", os.fspath(whole)], check=True, capture_output=True)
+
+
+def test_polars_answers(corpus: Corpus) -> None:
+    pytest.importorskip("polars")
+    out = run("to_polars.py", corpus["pair-zeroing-2"].meta, 2, 3)
+
+    assert "changed" in out
+    assert "right_only" in out
+    assert "same" in out
