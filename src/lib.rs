@@ -10,7 +10,10 @@ pub mod error;
 mod python;
 pub mod space;
 pub mod task;
+#[cfg(test)]
+mod testing;
 pub mod thin;
+pub mod tools;
 pub mod units;
 pub mod walk;
 
