@@ -4,9 +4,9 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 
 use crate::units::BLOCK_BYTES;
 
-/// 4096 bytes, aligned for 64-bit words.
+/// 4096 bytes, aligned so that a header and the first keys share a cache line.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(8))]
+#[repr(C, align(64))]
 pub struct BlockData([u8; BLOCK_BYTES]);
 
 impl BlockData {

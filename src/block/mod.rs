@@ -12,5 +12,5 @@ mod validator;
 
 pub use data::BlockData;
 pub use lock::ReadGuard;
-pub use manager::{BlockManager, DEFAULT_CACHE_BYTES};
+pub use manager::{BlockManager, DEFAULT_CACHE_BYTES, Peek};
 pub use validator::{Validator, check_location_and_checksum, checksum, kind_of};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zerocopy::little_endian::U64;
 
 use super::{Ascent, Cursor, MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, Value, check_bounds};
-use crate::block::{BlockManager, ReadGuard};
+use crate::block::{BlockData, BlockManager, ReadGuard};
 use crate::error::{Damage, Result};
 use crate::units::BlockNr;
 
@@ -68,25 +68,36 @@ impl<V: Value> BTree<V> {
 
     /// The value of `key`.
     pub fn lookup(&self, key: u64, wait: Wait) -> Result<Option<V>> {
-        let mut guard = self.lock(self.root, wait)?;
-        let (mut low, mut high) = (None, None);
+        match wait {
+            Wait::Yes => self.lookup_waiting(key),
+            Wait::No => self.lookup_cached(key),
+        }
+    }
+
+    fn lookup_waiting(&self, key: u64) -> Result<Option<V>> {
+        let mut guard = self.lock(self.root, Wait::Yes)?;
+        let mut way = Way::default();
         for _ in 0..MAX_DEPTH {
-            let node = Node::parse(guard.location(), &guard)?;
-            check_bounds(&node, low, high)?;
-            let Some(index) = node.search(key) else {
-                return Ok(None);
-            };
-            if node.is_leaf() {
-                let values = node.values::<V>()?;
-                return Ok((node.keys()[index].get() == key).then(|| values[index]));
+            match way.step(guard.location(), &guard, key)? {
+                // The child is locked before its parent is let go.
+                Step::Down(child) => guard = self.lock(child, Wait::Yes)?,
+                Step::Found(value) => return Ok(value),
             }
-            let child = BlockNr(node.children()?[index].get());
-            low = Some(node.keys()[index].get());
-            high = node.keys().get(index + 1).map(|key| key.get()).or(high);
-            // The child is locked before its parent is let go.
-            guard = self.lock(child, wait)?;
         }
         Err(too_deep(guard.location()).into())
+    }
+
+    fn lookup_cached(&self, key: u64) -> Result<Option<V>> {
+        self.blocks.peek(|cached| {
+            let (mut at, mut way) = (self.root, Way::default());
+            for _ in 0..MAX_DEPTH {
+                match way.step(at, cached.block(at, &NODE_VALIDATOR)?, key)? {
+                    Step::Down(child) => at = child,
+                    Step::Found(value) => return Ok(value),
+                }
+            }
+            Err(too_deep(at).into())
+        })
     }
 
     /// The largest key.
@@ -141,6 +152,43 @@ impl BTree<U64> {
     pub fn subtree<W: Value>(&self, key: u64, wait: Wait) -> Result<Option<BTree<W>>> {
         let root = self.lookup(key, wait)?;
         Ok(root.map(|root| BTree::new(&self.blocks, BlockNr(root.get()))))
+    }
+}
+
+/// What the parents of a node say about its keys.
+#[derive(Default)]
+struct Way {
+    low: Option<u64>,
+    high: Option<u64>,
+}
+
+/// Where a look-up goes from a node.
+enum Step<V> {
+    Down(BlockNr),
+    Found(Option<V>),
+}
+
+impl Way {
+    fn step<V: Value>(&mut self, at: BlockNr, block: &BlockData, key: u64) -> Result<Step<V>> {
+        let node = Node::parse(at, block)?;
+        check_bounds(&node, self.low, self.high)?;
+        let Some(index) = node.search(key) else {
+            return Ok(Step::Found(None));
+        };
+        if node.is_leaf() {
+            let value = node.values::<V>()?[index];
+            return Ok(Step::Found(
+                (node.keys()[index].get() == key).then_some(value),
+            ));
+        }
+        let child = BlockNr(node.children()?[index].get());
+        self.low = Some(node.keys()[index].get());
+        self.high = node
+            .keys()
+            .get(index + 1)
+            .map(|key| key.get())
+            .or(self.high);
+        Ok(Step::Down(child))
     }
 }
 

@@ -192,12 +192,50 @@ impl<'a> Node<'a> {
         <[V]>::ref_from_bytes(self.values).map_err(|_| wrong())
     }
 
-    /// The last entry whose key is not above `key`.
+    /// The last entry whose key is not above `key`. A cold node costs a wait for
+    /// memory wherever it is touched, so that a good guess beats halving: the keys
+    /// of a well-mapped leaf have few gaps, those of other nodes are even.
     #[must_use]
     pub fn search(&self, key: u64) -> Option<usize> {
-        self.keys
-            .partition_point(|at| at.get() <= key)
-            .checked_sub(1)
+        let ahead = key.checked_sub(self.keys.first()?.get())?;
+        let dense = usize::try_from(ahead).unwrap_or(usize::MAX);
+        if self.keys.get(dense).is_some_and(|at| at.get() == key) {
+            return Some(dense);
+        }
+        Some(self.search_from(self.guess(ahead), key))
+    }
+
+    /// Where a key so far above the first would be if keys were even.
+    fn guess(&self, ahead: u64) -> usize {
+        let (last, end) = (self.keys.len() - 1, self.keys[self.keys.len() - 1].get());
+        let span = end.saturating_sub(self.keys[0].get());
+        if ahead >= span {
+            return last;
+        }
+        // Above 2^53 the guess is worse, and no less a guess.
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+        #[allow(clippy::cast_sign_loss)]
+        let guess = (ahead as f64 / span as f64 * last as f64) as usize;
+        guess.min(last)
+    }
+
+    /// As [`Self::search`] for a key not below the first: looks around `guess`
+    /// in steps that double, then halves.
+    fn search_from(&self, guess: usize, key: u64) -> usize {
+        let (mut low, mut high) = (guess, guess + 1);
+        let mut step = 1;
+        while low > 0 && self.keys[low].get() > key {
+            high = low;
+            low = low.saturating_sub(step);
+            step *= 2;
+        }
+        while high < self.keys.len() && self.keys[high].get() <= key {
+            low = high;
+            high = (high + step).min(self.keys.len());
+            step *= 2;
+        }
+        let below = self.keys[low..high].partition_point(|at| at.get() <= key);
+        (low + below).saturating_sub(1)
     }
 
     /// The first entry whose key is not below `key`; `len` when there is none.
@@ -232,6 +270,36 @@ mod tests {
     fn capacities_are_those_of_the_format() {
         let found = [4, 8, 12, 16, 24].map(max_entries);
         assert_eq!(found, [336, 252, 201, 168, 126]);
+    }
+
+    #[test]
+    fn every_key_is_found_however_the_keys_lie() {
+        let shapes: [fn(u64) -> u64; 5] = [
+            |index| 7 + index,
+            |index| 10 + 3 * index,
+            |index| index * index,
+            |index| if index < 200 { index } else { index << 40 },
+            |index| u64::MAX - 251 + index,
+        ];
+        for shape in shapes {
+            for count in [1, 2, 3, 251, 252] {
+                let mut block = node(2, count, 252, 8);
+                for index in 0..u64::from(count) {
+                    let at = 32 + 8 * usize::try_from(index).unwrap();
+                    block.bytes_mut()[at..at + 8].copy_from_slice(&shape(index).to_le_bytes());
+                }
+                let node = Node::parse(BlockNr(1), &block).unwrap();
+                let mut keys: Vec<u64> = vec![0, 1, u64::MAX / 3, u64::MAX];
+                keys.extend(node.keys().iter().flat_map(|key| {
+                    let key = key.get();
+                    [key.saturating_sub(1), key, key.saturating_add(1)]
+                }));
+                for key in keys {
+                    let plain = node.keys().iter().rposition(|at| at.get() <= key);
+                    assert_eq!(node.search(key), plain, "{key} of {count}");
+                }
+            }
+        }
     }
 
     fn node(flags: u32, nr: u32, max: u32, value_size: u32) -> BlockData {
