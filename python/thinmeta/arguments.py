@@ -19,14 +19,14 @@ def snapshot_argument(value: object) -> Literal["held"] | int | None:
         return value
     if isinstance(value, str):
         raise UsageError(f"metadata_snapshot is {value!r}, not 'held', a block number or None")
-    block = number(value, "metadata_snapshot")
+    block = number(value, "metadata_snapshot", "'held', a block number or None")
     if not 0 < block <= MAX_U64:
         raise UsageError(f"no metadata snapshot can be at block {block}")
     return block
 
 
-def number(value: object, name: str) -> int:
+def number(value: object, name: str, wanted: str = "a number") -> int:
     """Return ``value`` if it is an integer; a bool is a mistake, not a number."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
     return int(value)

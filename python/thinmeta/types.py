@@ -167,6 +167,8 @@ class Finding:
         path: Metadata blocks from the tree's root down to the one concerned.
         affected: Parts of thin devices that cannot be trusted, the first few.
         affected_total: How many such parts there are in all.
+        counted: For findings about reference counts, the blocks that they are about,
+            as a half-open range: metadata or data blocks, as ``tree`` says.
     """
 
     code: str
@@ -177,11 +179,13 @@ class Finding:
     path: tuple[int, ...] = ()
     affected: tuple[AffectedRange, ...] = ()
     affected_total: int = 0
+    counted: tuple[int, int] | None = None
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:
         """Make one from the native module's fields."""
         affected = tuple(AffectedRange(*part) for part in fields.get("affected", ()))
+        counted = fields.get("counted")
         return cls(
             code=fields["code"],
             severity=fields["severity"],
@@ -191,6 +195,7 @@ class Finding:
             path=tuple(fields.get("path", ())),
             affected=affected,
             affected_total=fields.get("affected_total", len(affected)),
+            counted=None if counted is None else (counted[0], counted[1]),
         )
 
 

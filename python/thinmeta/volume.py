@@ -29,6 +29,11 @@ class Volume(io.RawIOBase):
         self._native = native
         self._position = 0
 
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<thinmeta.Volume closed>"
+        return f"<thinmeta.Volume size_bytes={self.size_bytes}>"
+
     @property
     def size_bytes(self) -> int:
         """Size of the volume in bytes."""
