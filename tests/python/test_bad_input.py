@@ -72,6 +72,13 @@ def xml(path: Path, corpus: Corpus) -> None:
     path.write_bytes(listing[: len(listing) // BLOCK * BLOCK])
 
 
+def whole_xml(path: Path, corpus: Corpus) -> None:
+    listing = corpus["discards"].dump_of("0.9.0")
+    assert listing is not None
+    assert len(listing) % BLOCK
+    path.write_bytes(listing)
+
+
 def zipped(path: Path, corpus: Corpus) -> None:
     packed = gzip.compress(corpus["snaps-300"].meta.read_bytes())
     path.write_bytes(packed.ljust(-(-len(packed) // BLOCK) * BLOCK, b"\0"))
@@ -98,9 +105,11 @@ BAD: dict[str, Bad] = {
     "odd size": Bad(content(b"\1" * (3 * BLOCK + 1)), UNSUPPORTED, "12289|multiple|whole"),
     "all zero": Bad(content(bytes(1 << 20)), thinmeta.NotFormattedError, "not formatted"),
     "xml": Bad(xml, UNSUPPORTED, "(?i)xml"),
-    "unaligned xml": Bad(
+    "xml of any size": Bad(whole_xml, UNSUPPORTED, "(?i)xml"),
+    "short xml": Bad(
         content(b'<superblock uuid="" time="0">\n</superblock>\n'), UNSUPPORTED, "(?i)xml"
     ),
+    "short gzip": Bad(content(gzip.compress(b"notes")), UNSUPPORTED, "(?i)gzip"),
     "gzip": Bad(zipped, UNSUPPORTED, "(?i)gzip"),
     "xz": Bad(xz, UNSUPPORTED, "(?i)xz"),
     "ext4": Bad(ext4, UNSUPPORTED, "(?i)ext[234]"),

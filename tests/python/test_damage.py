@@ -417,7 +417,11 @@ def test_hostile_case_gives_an_error_a_finding_or_the_same_listing(
 def verdict(victim: Victim, case: Case) -> str:
     """One word for how the case went; a failed assertion where it went wrong."""
     story = f"{victim.name}: {case.name}"
-    got = victim.suffer(case)
+    try:
+        got = victim.suffer(case)
+    except BaseException as panic:  # a panic is no Exception
+        panic.add_note(story)
+        raise
     good = victim.good
     pairs = [(got.listing, good.listing), (got.held_listing, good.held_listing)]
     if case.must_be_harmless:
