@@ -159,6 +159,10 @@ impl Device for FileDevice {
         self.size_bytes
     }
 
+    fn best_request_bytes(&self) -> usize {
+        if self.direct { 1 << 20 } else { 256 << 10 }
+    }
+
     fn path(&self) -> &Path {
         &self.path
     }

@@ -26,6 +26,12 @@ pub trait Device: Send + Sync + Debug {
     /// Size in bytes, when it was opened.
     fn size_bytes(&self) -> u64;
 
+    /// The request size that suits it: in the page cache what stays in the
+    /// processor's own cache, past it what keeps a disk busy.
+    fn best_request_bytes(&self) -> usize {
+        256 << 10
+    }
+
     /// What to call it in messages.
     fn path(&self) -> &Path;
 }

@@ -265,7 +265,11 @@ impl Pool {
         let mut roots = Vec::new();
         while let Some(leaf) = cursor.next_leaf()? {
             let (keys, values) = leaf.entries::<U64>()?;
-            roots.extend(keys.iter().zip(values).map(|(id, root)| (id.get(), root.get())));
+            roots.extend(
+                keys.iter()
+                    .zip(values)
+                    .map(|(id, root)| (id.get(), root.get())),
+            );
         }
         Ok(roots)
     }

@@ -16,9 +16,9 @@ const SCATTER_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 enum Region {
     Empty,
-    Bytes(Box<[u8]>),
-    Halves(Box<[u16]>),
-    Words(Box<[u32]>),
+    Bytes(Box<[u8; REGION_BLOCKS]>),
+    Halves(Box<[u16; REGION_BLOCKS]>),
+    Words(Box<[u32; REGION_BLOCKS]>),
 }
 
 impl Region {
@@ -53,18 +53,29 @@ impl Region {
     }
 
     fn widen(&mut self) {
-        *self = match self {
-            Self::Empty => Self::Bytes(vec![0; REGION_BLOCKS].into()),
-            Self::Bytes(counts) => Self::Halves(counts.iter().map(|&count| count.into()).collect()),
-            Self::Halves(counts) => Self::Words(counts.iter().map(|&count| count.into()).collect()),
-            Self::Words(counts) => Self::Words(std::mem::take(counts)),
+        let wide = match self {
+            Self::Empty => Self::Bytes(boxed(std::iter::repeat_n(0, REGION_BLOCKS))),
+            Self::Bytes(counts) => Self::Halves(boxed(counts.iter().map(|&count| count.into()))),
+            Self::Halves(counts) => Self::Words(boxed(counts.iter().map(|&count| count.into()))),
+            // Words saturate and are never asked for more.
+            Self::Words(_) => return,
         };
+        *self = wide;
+    }
+}
+
+/// A region's counters; `counts` gives as many as it has blocks.
+fn boxed<T>(counts: impl Iterator<Item = T>) -> Box<[T; REGION_BLOCKS]> {
+    let counts: Box<[T]> = counts.collect();
+    match counts.try_into() {
+        Ok(region) => region,
+        Err(_) => unreachable!("regions are of one size"),
     }
 }
 
 /// Counts until one is full; returns how many offsets were taken.
 fn add_until_full<T: PartialEq + Copy>(
-    counts: &mut [T],
+    counts: &mut [T; REGION_BLOCKS],
     offsets: &[u16],
     full: T,
     add: impl Fn(&mut T),

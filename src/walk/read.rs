@@ -8,7 +8,7 @@ use crate::error::{Damage, Error, Result};
 use crate::task::Task;
 use crate::units::{BLOCK_BYTES, BlockNr};
 
-/// Blocks that one request reads at most: 1 MiB.
+/// Blocks that one request reads at most: 1 MiB. Devices may like shorter ones.
 pub const WINDOW_BLOCKS: usize = 256;
 
 /// Unwanted blocks that are read through rather than begin a new request. In
@@ -19,10 +19,13 @@ const GAP_BLOCKS: u32 = 8;
 const MIN_JOB_BLOCKS: usize = 64;
 
 /// Reads blocks of one device for visitors.
-#[derive(Clone, Copy)]
 pub struct Reader<'d> {
     device: &'d dyn Device,
     gap_blocks: u32,
+    request_blocks: usize,
+    /// Windows that no visit uses at the moment: fresh pages cost as much as
+    /// what is read into them.
+    windows: Mutex<Vec<AlignedBuffer>>,
 }
 
 impl<'d> Reader<'d> {
@@ -30,10 +33,23 @@ impl<'d> Reader<'d> {
     /// the metadata snapshot reaches, so gaps are not read through.
     #[must_use]
     pub fn new(device: &'d dyn Device, only_wanted: bool) -> Self {
+        let request_blocks = device.best_request_bytes() / BLOCK_BYTES;
         Self {
             device,
             gap_blocks: if only_wanted { 0 } else { GAP_BLOCKS },
+            request_blocks: request_blocks.clamp(1, WINDOW_BLOCKS),
+            windows: Mutex::new(Vec::new()),
         }
+    }
+
+    fn take_window(&self) -> AlignedBuffer {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.pop().unwrap_or_else(|| AlignedBuffer::new(0))
+    }
+
+    fn give_back(&self, window: AlignedBuffer) {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.push(window);
     }
 
     /// Size of the device in whole blocks.
@@ -96,7 +112,7 @@ impl<'d> Reader<'d> {
 
     /// One past the last block that the request of `begin` takes in.
     fn request_end(&self, blocks: &[u32], begin: usize) -> usize {
-        let window = u32::try_from(WINDOW_BLOCKS).unwrap_or(u32::MAX);
+        let window = u32::try_from(self.request_blocks).unwrap_or(u32::MAX);
         let last = blocks[begin].saturating_add(window);
         let mut end = begin + 1;
         while end < blocks.len()
@@ -145,10 +161,10 @@ impl<'d> Reader<'d> {
     ) -> Result<(Vec<T>, Vec<C>)> {
         let mut made = vec![none; blocks.len()];
         let share = blocks.len().div_ceil(4 * task.threads());
-        let job_blocks = share.clamp(MIN_JOB_BLOCKS, WINDOW_BLOCKS);
+        let job_blocks = share.clamp(MIN_JOB_BLOCKS, self.request_blocks.max(MIN_JOB_BLOCKS));
         task.expect(blocks.len() as u64);
         let slots: Vec<Mutex<&mut [T]>> = made.chunks_mut(job_blocks).map(Mutex::new).collect();
-        let with_window = || (context(), AlignedBuffer::new(0));
+        let with_window = || (context(), self.take_window());
         let contexts = task.share_out(slots.len(), with_window, |own, worker, job| {
             let (context, window) = own;
             let begin = job * job_blocks;
@@ -162,10 +178,11 @@ impl<'d> Reader<'d> {
             task.step(worker, wanted.len() as u64)
         })?;
         drop(slots);
-        Ok((
-            made,
-            contexts.into_iter().map(|(context, _)| context).collect(),
-        ))
+        let each = contexts.into_iter().map(|(context, window)| {
+            self.give_back(window);
+            context
+        });
+        Ok((made, each.collect()))
     }
 }
 

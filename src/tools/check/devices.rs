@@ -77,7 +77,8 @@ impl Check<'_> {
         let fits = id <= MAX_DEVICE_ID;
         if !fits {
             let text = format!("device id {id} is above {MAX_DEVICE_ID}");
-            self.findings.push(Finding::new("bad-device-id", Severity::Fatal, text).of(DETAILS));
+            self.findings
+                .push(Finding::new("bad-device-id", Severity::Fatal, text).of(DETAILS));
         }
         fits
     }
