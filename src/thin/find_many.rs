@@ -1,15 +1,21 @@
 //! Many look-ups in one call.
 
+use std::sync::{Mutex, PoisonError};
+
 use zerocopy::little_endian::U64;
 
-use super::ThinDevice;
 use super::mappings::MappingValue;
-use crate::btree::Node;
+use super::{Mapping, ThinDevice};
 use crate::error::Result;
 use crate::task::Task;
 
+/// The most rows that are sorted together: enough for leaves to be shared,
+/// few enough for their columns to stay in the processor's cache.
+const MOST_ROWS: usize = 1 << 20;
+/// Fewer rows are not worth a thread.
+const FEWEST_ROWS: usize = 1 << 14;
 /// Look-ups between two reports to the task.
-const KEYS_PER_STEP: usize = 1 << 16;
+const ROWS_PER_STEP: u64 = 1 << 16;
 
 /// Where many virtual blocks live: columns of one row for each block asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +30,15 @@ pub struct FoundMappings {
     pub mapped: Vec<u8>,
 }
 
+/// Some rows of a call: what is asked, and where the answers go.
+struct Rows<'a> {
+    virtual_blocks: &'a [u64],
+    data_blocks: &'a mut [u64],
+    times: &'a mut [u32],
+    shared: &'a mut [u8],
+    mapped: &'a mut [u8],
+}
+
 impl FoundMappings {
     fn holes(rows: usize) -> Self {
         Self {
@@ -33,75 +48,100 @@ impl FoundMappings {
             mapped: vec![0; rows],
         }
     }
+
+    /// Cuts the columns into pieces of `most` rows that can be filled by themselves.
+    fn split<'a>(&'a mut self, virtual_blocks: &'a [u64], most: usize) -> Vec<Mutex<Rows<'a>>> {
+        let columns = virtual_blocks
+            .chunks(most)
+            .zip(self.data_blocks.chunks_mut(most))
+            .zip(self.times.chunks_mut(most))
+            .zip(self.shared.chunks_mut(most))
+            .zip(self.mapped.chunks_mut(most));
+        let rows = columns.map(
+            |((((virtual_blocks, data_blocks), times), shared), mapped)| {
+                Mutex::new(Rows {
+                    virtual_blocks,
+                    data_blocks,
+                    times,
+                    shared,
+                    mapped,
+                })
+            },
+        );
+        rows.collect()
+    }
+}
+
+impl Rows<'_> {
+    fn set(&mut self, row: usize, mapping: Mapping) {
+        self.data_blocks[row] = mapping.data_block;
+        self.times[row] = mapping.time;
+        self.shared[row] = mapping.shared.into();
+        self.mapped[row] = 1;
+    }
 }
 
 impl ThinDevice {
     /// The mappings of many virtual blocks, in the order given. They are looked
-    /// up in ascending order, so that each node of the tree is entered once.
+    /// up in ascending order, so that each leaf is entered once for a million rows.
     pub fn find_many(&self, virtual_blocks: &[u64], task: &Task<'_>) -> Result<FoundMappings> {
         let mut found = FoundMappings::holes(virtual_blocks.len());
         task.expect(virtual_blocks.len() as u64);
-        let rows = virtual_blocks.iter().copied().zip(0_usize..);
-        if virtual_blocks.is_sorted() {
-            self.find_rising(rows, &mut found, task)?;
-        } else {
-            let mut rows: Vec<(u64, usize)> = rows.collect();
-            rows.sort_unstable();
-            self.find_rising(rows.into_iter(), &mut found, task)?;
-        }
+        let share = virtual_blocks.len().div_ceil(task.threads());
+        let pieces = found.split(virtual_blocks, share.clamp(FEWEST_ROWS, MOST_ROWS));
+        let find = |(): &mut (), worker: usize, piece: usize| {
+            let mut rows = pieces[piece].lock().unwrap_or_else(PoisonError::into_inner);
+            self.find_rows(&mut rows, worker, task)
+        };
+        task.share_out(pieces.len(), || (), find)?;
+        drop(pieces);
         Ok(found)
     }
 
-    /// Fills the rows of `keys`, which rise.
+    fn find_rows(&self, rows: &mut Rows<'_>, worker: usize, task: &Task<'_>) -> Result<()> {
+        let wanted = rows.virtual_blocks.iter().copied().zip(0_u32..);
+        if rows.virtual_blocks.is_sorted() {
+            return self.find_rising(wanted, rows, worker, task);
+        }
+        let mut wanted: Vec<(u64, u32)> = wanted.collect();
+        wanted.sort_unstable();
+        self.find_rising(wanted.into_iter(), rows, worker, task)
+    }
+
+    /// Fills the rows of virtual blocks that rise.
     fn find_rising(
         &self,
-        keys: impl Iterator<Item = (u64, usize)>,
-        found: &mut FoundMappings,
+        wanted: impl Iterator<Item = (u64, u32)>,
+        rows: &mut Rows<'_>,
+        worker: usize,
         task: &Task<'_>,
     ) -> Result<()> {
         let mut ascent = self.tree().ascent();
-        let mut keys = keys.peekable();
+        let mut wanted = wanted.peekable();
         let mut since_step = 0;
-        while let Some((first, _)) = keys.peek().copied() {
+        while let Some((first, _)) = wanted.peek().copied() {
             let Some((leaf, end)) = ascent.leaf(first)? else {
                 // Below the tree's first key.
-                keys.next();
+                wanted.next();
+                since_step += 1;
                 continue;
             };
-            let mut next = 0;
-            while let Some((key, row)) = keys.next_if(|(key, _)| end.is_none_or(|end| *key < end)) {
-                next = self.find_in_leaf(&leaf, next, key, row, found)?;
+            let values = leaf.values::<U64>()?;
+            let inside = |(key, _): &(u64, u32)| end.is_none_or(|end| *key < end);
+            while let Some((key, row)) = wanted.next_if(inside) {
+                let index = leaf.search(key).filter(|at| leaf.keys()[*at].get() == key);
+                if let Some(index) = index {
+                    let value = values[index].get();
+                    self.pool().limits().check(leaf.location(), key, value)?;
+                    rows.set(row as usize, self.interpret(MappingValue(value)));
+                }
                 since_step += 1;
-                if since_step == KEYS_PER_STEP {
-                    task.step(0, since_step as u64)?;
+                if since_step == ROWS_PER_STEP {
+                    task.step(worker, since_step)?;
                     since_step = 0;
                 }
             }
         }
-        task.step(0, since_step as u64)
-    }
-
-    /// Fills one row, if `key` is among the leaf's entries from `begin` on, and
-    /// says where to go on for the next key.
-    fn find_in_leaf(
-        &self,
-        leaf: &Node<'_>,
-        begin: usize,
-        key: u64,
-        row: usize,
-        found: &mut FoundMappings,
-    ) -> Result<usize> {
-        let rest = &leaf.keys()[begin..];
-        let index = begin + rest.partition_point(|at| at.get() < key);
-        if leaf.keys().get(index).is_some_and(|at| at.get() == key) {
-            let value = leaf.values::<U64>()?[index].get();
-            self.pool().limits().check(leaf.location(), key, value)?;
-            let mapping = self.interpret(MappingValue(value));
-            found.data_blocks[row] = mapping.data_block;
-            found.times[row] = mapping.time;
-            found.shared[row] = mapping.shared.into();
-            found.mapped[row] = 1;
-        }
-        Ok(index)
+        task.step(worker, since_step)
     }
 }
