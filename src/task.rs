@@ -79,6 +79,12 @@ impl<'m> Task<'m> {
         }
     }
 
+    /// Asks the monitor at once whether to go on: a signal has ended a system
+    /// call. For the caller's thread.
+    pub fn ask(&self) -> Result<()> {
+        self.monitor.map_or(Ok(()), |monitor| self.ask_of(monitor))
+    }
+
     fn poll(&self, monitor: &dyn Monitor) -> Result<()> {
         let mut polled = self.polled.lock().unwrap_or_else(PoisonError::into_inner);
         if polled.elapsed() < POLL_EVERY {
@@ -86,6 +92,10 @@ impl<'m> Task<'m> {
         }
         *polled = Instant::now();
         drop(polled);
+        self.ask_of(monitor)
+    }
+
+    fn ask_of(&self, monitor: &dyn Monitor) -> Result<()> {
         let (done, total) = (&self.done, &self.total);
         let answer = monitor.poll(done.load(Ordering::Relaxed), total.load(Ordering::Relaxed));
         if answer.is_err() {

@@ -28,4 +28,4 @@ pub use pool::{OpenOptions, Pool, Snapshot, ThinDevice, read_superblock};
 pub use superblock::{
     NEEDS_CHECK, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, SuperblockValidator,
 };
-pub use volume::{Volume, VolumeOptions};
+pub use volume::{Extent, Extents, Volume, VolumeOptions};
