@@ -1,17 +1,13 @@
 //! Reference counts found by a walk: small, and counted from many threads.
 //!
 //! A count is a byte until it passes 255; then its region of 65536 widens. A
-//! region that nobody counted in takes no memory. Threads do not share counters
-//! mapping by mapping: each gathers what falls into a region and adds it in one
-//! go, so that a region's 64 KiB stay in the processor's cache meanwhile.
+//! region that nobody counted in takes no memory. How threads count together is
+//! in [`super::scatter`].
 
 use std::sync::{Mutex, PoisonError};
 
 /// Blocks of one region; an offset in it is a `u16`.
 const REGION_BLOCKS: usize = 1 << 16;
-
-/// What a thread's gathered offsets may take together, in bytes.
-const SCATTER_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 enum Region {
@@ -176,16 +172,18 @@ impl Counts {
         FrozenCounts(regions.map(inner).collect())
     }
 
-    /// A thread's gatherer.
-    #[must_use]
-    pub fn scatter(&self) -> Scatter<'_> {
-        let regions = self.regions.len().max(1);
-        let room = (SCATTER_BYTES / 2 / regions).clamp(8, 1024);
-        Scatter {
-            counts: self,
-            offsets: vec![0; regions * room],
-            filled: vec![0; regions],
-            room,
+    /// Regions there are.
+    pub(super) fn nr_regions(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// One more reference to each of the blocks at `offsets` of a region.
+    pub(super) fn add_to_region(&self, region: usize, offsets: &[u16]) {
+        if let Some(region) = self.regions.get(region) {
+            region
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .add(offsets);
         }
     }
 }
@@ -206,98 +204,22 @@ impl FrozenCounts {
 }
 
 /// Region and offset of a block.
-fn place(block: u64) -> (usize, u16) {
+pub(super) fn place(block: u64) -> (usize, u16) {
     let region = usize::try_from(block >> 16).unwrap_or(usize::MAX);
     (region, (block & 0xffff) as u16)
-}
-
-/// Gathers references by region. What is not flushed is flushed on drop.
-pub struct Scatter<'c> {
-    counts: &'c Counts,
-    offsets: Vec<u16>,
-    filled: Vec<u16>,
-    room: usize,
-}
-
-impl Scatter<'_> {
-    /// One more reference to `block`, which has to be below `nr_blocks`.
-    #[inline]
-    pub fn add(&mut self, block: u64) {
-        let (region, offset) = place(block);
-        let Some(filled) = self.filled.get_mut(region) else {
-            return;
-        };
-        self.offsets[region * self.room + usize::from(*filled)] = offset;
-        *filled += 1;
-        if usize::from(*filled) == self.room {
-            self.flush(region);
-        }
-    }
-
-    fn flush(&mut self, region: usize) {
-        let filled = usize::from(std::mem::take(&mut self.filled[region]));
-        let begin = region * self.room;
-        let counts = &self.counts.regions[region];
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.add(&self.offsets[begin..begin + filled]);
-    }
-}
-
-impl Drop for Scatter<'_> {
-    fn drop(&mut self) {
-        for region in 0..self.counts.regions.len() {
-            if self.filled[region] > 0 {
-                self.flush(region);
-            }
-        }
-    }
-}
-
-/// A set of metadata blocks.
-#[derive(Debug)]
-pub struct BlockSet(Vec<u64>);
-
-impl BlockSet {
-    /// Empty, for blocks below `nr_blocks`.
-    #[must_use]
-    pub fn new(nr_blocks: u64) -> Self {
-        Self(vec![
-            0;
-            usize::try_from(nr_blocks.div_ceil(64)).unwrap_or(0)
-        ])
-    }
-
-    /// Puts a block in; `true` when it was not in before.
-    pub fn insert(&mut self, block: u64) -> bool {
-        let word = usize::try_from(block / 64)
-            .ok()
-            .and_then(|word| self.0.get_mut(word));
-        word.is_some_and(|word| {
-            let new = *word & (1 << (block % 64)) == 0;
-            *word |= 1 << (block % 64);
-            new
-        })
-    }
-
-    /// Whether a block is in.
-    #[must_use]
-    pub fn contains(&self, block: u64) -> bool {
-        let word = usize::try_from(block / 64)
-            .ok()
-            .and_then(|word| self.0.get(word));
-        word.is_some_and(|word| word & (1 << (block % 64)) != 0)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::walk::Crew;
 
     #[test]
     fn counts_widen_where_they_have_to_and_are_exact() {
         let mut counts = Counts::new(200_000);
         {
-            let mut scatter = counts.scatter();
+            let crew = Crew::new(&counts, 1);
+            let mut scatter = crew.join();
             (0..70_000).for_each(|_| scatter.add(5));
             (0..300).for_each(|_| scatter.add(65_536));
             (0..3).for_each(|_| scatter.add(131_075));
@@ -310,19 +232,5 @@ mod tests {
         assert_eq!(bytes, [0, 0, 4, 0]);
         counts.copy_saturated(65_534, &mut bytes);
         assert_eq!(bytes, [0, 0, 255, 0]);
-    }
-
-    #[test]
-    fn threads_lose_no_count() {
-        let counts = Counts::new(100_000);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let mut scatter = counts.scatter();
-                    (0..100_000).for_each(|block| scatter.add(block));
-                });
-            }
-        });
-        assert!((0..100_000).all(|block| counts.get(block) == 4));
     }
 }

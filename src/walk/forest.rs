@@ -8,7 +8,7 @@
 
 use zerocopy::little_endian::U64;
 
-use super::{BlockSet, Counts, Reader, Scatter, irregularities};
+use super::{BlockSet, Counts, Crew, Reader, Scatter, irregularities};
 use crate::block::{BlockData, Validator};
 use crate::btree::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node};
 use crate::error::{Damage, Result};
@@ -161,12 +161,13 @@ impl Forest {
                 break;
             }
             let first = forest.summaries.len() - level.len();
+            let crew = data.map(|data| Crew::new(data, task.threads()));
             let (made, workers) = reader.visit(
                 task,
                 &level,
                 NODE_NAME,
                 Summary::DAMAGED,
-                || Worker::new(data),
+                || Worker::new(crew.as_ref()),
                 |worker, at, block| {
                     let root = is_root.contains(at.0);
                     let read = block.and_then(|block| worker.node(at, block, root, &limits));
@@ -275,9 +276,9 @@ pub(super) fn keep<T>(kept: &mut Vec<T>, found: T, dropped: &mut u64) {
 }
 
 impl<'c> Worker<'c> {
-    fn new(data: Option<&'c Counts>) -> Self {
+    fn new(crew: Option<&'c Crew<'c>>) -> Self {
         Self {
-            scatter: data.map(Counts::scatter),
+            scatter: crew.map(Crew::join),
             internals: Vec::new(),
             damages: Vec::new(),
             irregular: Vec::new(),

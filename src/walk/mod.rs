@@ -7,15 +7,19 @@
 //! a window a thread.
 //! May use: `error`, `units`, `device`, `block`, and the formats of 5 to 7.
 
+mod block_set;
 mod counts;
 mod forest;
 mod read;
 mod resolve;
+mod scatter;
 mod tree;
 
-pub use counts::{BlockSet, Counts, FrozenCounts, Scatter};
+pub use block_set::BlockSet;
+pub use counts::{Counts, FrozenCounts};
 pub use forest::{BadMapping, BadMappings, Forest, ForestLimits, State, Summary};
 pub use read::{Reader, WINDOW_BLOCKS};
+pub use scatter::{Crew, Scatter};
 pub use tree::{NodeDamage, TreeShape, each_leaf_in_order, irregularities, tree_shape};
 
 #[cfg(doc)]
