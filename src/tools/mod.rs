@@ -6,5 +6,6 @@
 
 pub mod check;
 pub mod delta;
+pub mod dump;
 pub mod extract;
 pub mod list;
