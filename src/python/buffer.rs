@@ -2,14 +2,21 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_int, c_void};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::panic::RefUnwindSafe;
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::Arc;
 
 use arrow_buffer::{ArrowNativeType, Buffer};
 use pyo3::buffer::{PyBuffer, PyUntypedBuffer};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use rustix::io::Errno;
+
+use super::error::exception;
+use crate::error::Error;
 
 /// One column of a result, read through the buffer protocol without a copy.
 #[pyclass(frozen, module = "thinmeta._core")]
@@ -124,6 +131,20 @@ impl Column {
     }
 }
 
+/// A part of what `owner` holds, without a copy.
+pub(super) fn part_of<O, T>(owner: &Arc<O>, part: impl FnOnce(&O) -> &[T]) -> Buffer
+where
+    O: RefUnwindSafe + Send + Sync + 'static,
+    T: ArrowNativeType,
+{
+    let items = part(owner);
+    let bytes = size_of_val(items);
+    let keep: Arc<O> = Arc::clone(owner);
+    // SAFETY: `part` borrows from `owner`, which the buffer keeps alive; as long as
+    // it is shared nobody can take it mutably, and plain numbers have no inside to change.
+    unsafe { Buffer::from_custom_allocation(NonNull::from(items).cast(), bytes, keep) }
+}
+
 /// A caller's writable bytes, to be filled while detached. The export keeps their
 /// owner from freeing or moving them.
 pub(super) struct WritableBytes(PyUntypedBuffer);
@@ -174,4 +195,15 @@ fn copy_of_items(export: &PyBuffer<u64>) -> Vec<u64> {
         copy.set_len(items.len());
     }
     copy
+}
+
+/// An own descriptor of what `fd` is open on, which closing `fd` cannot take away.
+pub(super) fn duplicate(py: Python<'_>, fd: RawFd) -> PyResult<OwnedFd> {
+    let failed = |source| exception(py, Error::io("<output>", None, source));
+    if fd < 0 {
+        return Err(failed(Errno::BADF.into()));
+    }
+    // SAFETY: borrowed for one system call only, which answers EBADF if it is not open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    borrowed.try_clone_to_owned().map_err(failed)
 }

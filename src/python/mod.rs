@@ -9,9 +9,12 @@
 mod arrow;
 mod buffer;
 mod call;
+mod check;
+mod delta;
 mod error;
 mod mappings;
 mod origin;
+mod output;
 mod pool;
 mod thin_device;
 mod volume;
@@ -26,6 +29,10 @@ mod _core {
 
     #[pymodule_export]
     use super::buffer::Column;
+    #[pymodule_export]
+    use super::check::check;
+    #[pymodule_export]
+    use super::delta::Delta;
     #[pymodule_export]
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};
     #[pymodule_export]

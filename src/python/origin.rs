@@ -1,5 +1,6 @@
 //! A Python file object that serves as a device.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -35,7 +36,8 @@ impl PythonFile {
             file.call_method1(intern!(py, "seek"), (0, 2))?;
             file.call_method0(intern!(py, "tell"))?.extract()
         });
-        let size_bytes = size.map_err(|raised: PyErr| Error::io(&path, None, raised.into()))?;
+        let size_bytes =
+            size.map_err(|raised: PyErr| Error::io(&path, None, io::Error::other(raised)))?;
         let turn = Mutex::new(());
         Ok(Self {
             file,
@@ -70,7 +72,7 @@ impl Device for PythonFile {
     fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> Result<()> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         Python::attach(|py| self.fill(py, buffer, offset_bytes))
-            .map_err(|raised| Error::io(&self.path, Some(offset_bytes), raised.into()))
+            .map_err(|raised| Error::io(&self.path, Some(offset_bytes), io::Error::other(raised)))
     }
 
     fn size_bytes(&self) -> u64 {

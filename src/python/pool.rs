@@ -6,15 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use pyo3::types::PyDict;
+use pyo3::types::{IntoPyDict, PyDict};
 use rustc_hash::FxHashMap;
 
-use super::call::detached;
+use super::call::{detached, watched};
+use super::delta::Delta;
 use super::error::{closed, exception};
+use super::output::Out;
 use crate::block::DEFAULT_CACHE_BYTES;
 use crate::disk_space::SpaceMapRoot;
 use crate::error::Error;
+use crate::task::Task;
 use crate::thin::{self, OpenOptions, Snapshot, Superblock, ThinDevice};
+use crate::tools::delta::delta;
+use crate::tools::dump::{DumpFormat, DumpOptions, dump};
+use crate::tools::list::exclusive_blocks;
 use crate::units::BlockNr;
 
 /// A pool until it is closed, and all devices that were asked for.
@@ -164,6 +170,73 @@ impl Pool {
             )
         });
         Ok(rows.collect())
+    }
+
+    #[pyo3(signature = (*, threads=None, progress=None))]
+    fn exclusive_blocks<'py>(
+        &self,
+        py: Python<'py>,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let pool = self.pool(py)?;
+        let devices = watched(py, progress, threads, |task| exclusive_blocks(&pool, task))?;
+        let pairs = devices
+            .iter()
+            .map(|each| (each.id, (each.exclusive_blocks, each.shared_blocks)));
+        pairs.into_py_dict(py)
+    }
+
+    #[pyo3(signature = (left, right, *, same=false, threads=None, progress=None))]
+    fn delta(
+        &self,
+        py: Python<'_>,
+        left: u64,
+        right: u64,
+        same: bool,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Delta> {
+        let (left, right) = (self.device(py, left)?, self.device(py, right)?);
+        let work = |task: &Task<'_>| delta(&left, &right, same, task);
+        watched(py, progress, threads, work).map(Delta::new)
+    }
+
+    #[pyo3(signature = (
+        out, *, format="xml", shared=false, device_ids=None, threads=None, progress=None
+    ))]
+    #[allow(clippy::too_many_arguments)] // they are Python's
+    fn dump(
+        &self,
+        py: Python<'_>,
+        out: Out,
+        format: &str,
+        shared: bool,
+        device_ids: Option<Vec<u64>>,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let pool = self.pool(py)?;
+        let options = DumpOptions {
+            format: dump_format(py, format)?,
+            shared,
+            device_ids,
+        };
+        let mut out = out.open(py)?;
+        let work = |task: &Task<'_>| dump(&pool, &options, &mut *out, task);
+        watched(py, progress, threads, work)
+    }
+}
+
+fn dump_format(py: Python<'_>, name: &str) -> PyResult<DumpFormat> {
+    match name {
+        "xml" => Ok(DumpFormat::Xml),
+        "human" => Ok(DumpFormat::Human),
+        "jsonl" => Ok(DumpFormat::JsonLines),
+        other => {
+            let text = format!("format is {other:?}, not \"xml\", \"human\" or \"jsonl\"");
+            Err(exception(py, Error::usage(text)))
+        }
     }
 }
 

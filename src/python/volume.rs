@@ -1,16 +1,19 @@
 //! A volume's bytes.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::fs::File;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
-use super::buffer::WritableBytes;
-use super::call::detached;
-use super::error::closed;
+use super::buffer::{WritableBytes, duplicate};
+use super::call::{detached, watched};
+use super::error::{closed, exception};
 use super::thin_device::opened;
 use crate::device::Device;
 use crate::thin::{self, ThinDevice, VolumeOptions};
+use crate::tools::extract::extract;
 
 /// An open volume. It holds its pool as weakly as a device does, and so puts the
 /// core's volume together for each call.
@@ -47,12 +50,12 @@ impl Volume {
         let options = self.lock(py).clone().ok_or_else(|| closed(py, "volume"))?;
         let device = opened(py, &self.device)?;
         // The size is known by now, so that nothing is read here.
-        thin::Volume::new(&device, options).map_err(|error| super::error::exception(py, error))
+        thin::Volume::new(&device, options).map_err(|error| exception(py, error))
     }
 
-    fn lock(&self, py: Python<'_>) -> std::sync::MutexGuard<'_, Option<VolumeOptions>> {
+    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Option<VolumeOptions>> {
         let options = self.options.lock_py_attached(py);
-        options.unwrap_or_else(std::sync::PoisonError::into_inner)
+        options.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,6 +80,19 @@ impl Volume {
         let volume = self.volume(py)?;
         let mut buffer = WritableBytes::new(buffer)?;
         detached(py, || volume.read_at(buffer.bytes(), offset_bytes))
+    }
+
+    #[pyo3(signature = (out_fd, *, progress=None))]
+    fn extract(
+        &self,
+        py: Python<'_>,
+        out_fd: RawFd,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(String, u64, u64)> {
+        let volume = self.volume(py)?;
+        let out = File::from(duplicate(py, out_fd)?);
+        let done = watched(py, progress, None, |task| extract(&volume, &out, task))?;
+        Ok((done.sha256, done.size_bytes, done.mapped_bytes))
     }
 
     fn close(&self, py: Python<'_>) {
