@@ -140,7 +140,10 @@ impl ThinDevice {
         Ok(table)
     }
 
-    #[pyo3(signature = (start=VirtualBlock(0), stop=None))]
+    #[pyo3(
+        signature = (start=VirtualBlock(0), stop=None),
+        text_signature = "($self, start=0, stop=None)"
+    )]
     fn runs(
         &self,
         py: Python<'_>,

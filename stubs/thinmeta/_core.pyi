@@ -8,7 +8,7 @@ in :mod:`thinmeta`.
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Literal, Self, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 __version__: str
 
@@ -18,10 +18,18 @@ type _Progress = Callable[[int, int], object]
 class Run:
     """Mapped blocks that are contiguous in the volume and in the pool's data."""
 
-    virtual_begin: int
-    data_begin: int
-    length_blocks: int
-    time: int
+    def __new__(
+        cls, virtual_begin: int, data_begin: int, length_blocks: int, time: int
+    ) -> Self: ...
+    @property
+    def virtual_begin(self) -> int: ...
+    @property
+    def data_begin(self) -> int: ...
+    @property
+    def length_blocks(self) -> int: ...
+    @property
+    def time(self) -> int: ...
+    def __getnewargs__(self) -> tuple[int, int, int, int]: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -29,9 +37,14 @@ class Run:
 class BlockMapping:
     """Where one virtual block lives: ``data_block``, ``time``, ``shared``."""
 
-    data_block: int
-    time: int
-    shared: bool
+    def __new__(cls, data_block: int, time: int, shared: bool) -> Self: ...
+    @property
+    def data_block(self) -> int: ...
+    @property
+    def time(self) -> int: ...
+    @property
+    def shared(self) -> bool: ...
+    def __getnewargs__(self) -> tuple[int, int, bool]: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -133,6 +146,7 @@ class Pool:
         progress: _Progress | None = None,
     ) -> None: ...
 
+@disjoint_base
 class ThinDevice:
     """Subclassed in :mod:`thinmeta.pool`, which adds ``open``."""
 
