@@ -84,7 +84,7 @@ pub struct Pool {
 /// [`Error::Damaged`]. `live`: the kernel may be writing it, so that a bad check
 /// is tried again.
 pub fn read_superblock(device: &dyn Device, live: bool) -> Result<Superblock> {
-    check_size(device)?;
+    check_size(device).map_err(|error| describe_stump(device, error))?;
     let mut block = BlockData::zeroed();
     let mut tries = if live { LIVE_TRIES } else { 1 };
     loop {
@@ -111,14 +111,30 @@ fn not_a_superblock(path: &Path, block: &BlockData, damage: Damage) -> Error {
         return Error::NotFormatted(path.to_owned());
     }
     match describe_foreign(block) {
-        Some(what) => {
-            let reason = format!("not thin pool metadata: this looks like {what}");
-            Error::Unsupported {
-                path: path.to_owned(),
-                reason,
-            }
-        }
+        Some(what) => foreign(path, what),
         None => Error::Damaged(damage),
+    }
+}
+
+/// Something else is rarely as long as metadata: better to say what it looks like.
+fn describe_stump(device: &dyn Device, error: Error) -> Error {
+    let mut block = BlockData::zeroed();
+    let there = device.size_bytes().min(BLOCK_BYTES as u64);
+    let start = &mut block.bytes_mut()[..usize::try_from(there).unwrap_or(0)];
+    match device
+        .read_exact_at(start, 0)
+        .map(|()| describe_foreign(&block))
+    {
+        Ok(Some(what)) => foreign(device.path(), what),
+        _ => error,
+    }
+}
+
+fn foreign(path: &Path, what: &str) -> Error {
+    let reason = format!("not thin pool metadata: this looks like {what}");
+    Error::Unsupported {
+        path: path.to_owned(),
+        reason,
     }
 }
 

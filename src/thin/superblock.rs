@@ -88,6 +88,12 @@ impl Superblock {
         u64::from(self.data_block_size.get()) * SECTOR_BYTES
     }
 
+    /// Data blocks that a volume of 2^64 bytes has: no device can be longer.
+    #[must_use]
+    pub fn virtual_blocks(&self) -> u64 {
+        u64::MAX / self.data_block_bytes().max(1)
+    }
+
     /// Metadata blocks in use by the format: the space map's size.
     #[must_use]
     pub fn metadata_blocks(&self) -> u64 {

@@ -53,6 +53,7 @@ pub fn exclusive_blocks(pool: &Arc<Pool>, task: &Task<'_>) -> Result<Vec<Exclusi
     let limits = ForestLimits {
         metadata_blocks,
         data_blocks,
+        virtual_blocks: pool.superblock().virtual_blocks(),
         time,
     };
     let mut forest = Forest::walk(&reader, task, &blocks, limits, &mut metadata, Some(&data))?;

@@ -64,6 +64,8 @@ impl Summary {
 pub enum BadMapping {
     /// It points past the data device.
     BeyondData,
+    /// Its virtual block lies past 2^64 bytes.
+    BeyondVolume,
     /// It was made after the pool's clock.
     FutureTime,
 }
@@ -77,7 +79,7 @@ pub struct BadMappings {
     pub kind: BadMapping,
     /// First and last virtual block affected.
     pub keys: (u64, u64),
-    /// The first wrong data block or time.
+    /// The first wrong data block, virtual block or time.
     pub found: u64,
     /// How many are wrong.
     pub mappings: u32,
@@ -90,6 +92,8 @@ pub struct ForestLimits {
     pub metadata_blocks: u64,
     /// Blocks of the data device.
     pub data_blocks: u64,
+    /// Virtual blocks that a volume of 2^64 bytes has.
+    pub virtual_blocks: u64,
     /// The pool's clock.
     pub time: u32,
 }
@@ -347,14 +351,28 @@ impl<'c> Worker<'c> {
                 }
             }
         }
+        if keys
+            .last()
+            .is_some_and(|key| key.get() >= limits.virtual_blocks)
+        {
+            let beyond = |key: u64, _| key >= limits.virtual_blocks;
+            self.bad(
+                leaf,
+                BadMapping::BeyondVolume,
+                keys,
+                values,
+                beyond,
+                |key, _| key,
+            );
+        }
         if !sound {
-            let beyond = |value: MappingValue| value.data_block() >= limits.data_blocks;
-            let found = |value: MappingValue| value.data_block();
+            let beyond = |_, value: MappingValue| value.data_block() >= limits.data_blocks;
+            let found = |_, value: MappingValue| value.data_block();
             self.bad(leaf, BadMapping::BeyondData, keys, values, beyond, found);
         }
         if time > limits.time {
-            let future = |value: MappingValue| value.time() > limits.time;
-            let found = |value: MappingValue| value.time().into();
+            let future = |_, value: MappingValue| value.time() > limits.time;
+            let found = |_, value: MappingValue| value.time().into();
             self.bad(leaf, BadMapping::FutureTime, keys, values, future, found);
         }
     }
@@ -365,18 +383,18 @@ impl<'c> Worker<'c> {
         kind: BadMapping,
         keys: &[U64],
         values: &[U64],
-        is_bad: impl Fn(MappingValue) -> bool,
-        found: impl Fn(MappingValue) -> u64,
+        is_bad: impl Fn(u64, MappingValue) -> bool,
+        found: impl Fn(u64, MappingValue) -> u64,
     ) {
         let all = keys
             .iter()
             .zip(values)
             .map(|(key, value)| (key.get(), MappingValue(value.get())));
-        let mut bad = all.filter(|(_, value)| is_bad(*value));
+        let mut bad = all.filter(|(key, value)| is_bad(*key, *value));
         if let Some((first, value)) = bad.next() {
             let (last, more) = bad.fold((first, 1), |(_, count), (key, _)| (key, count + 1));
             let keys = (first, last);
-            let found = found(value);
+            let found = found(first, value);
             self.bad_mappings.push(BadMappings {
                 leaf,
                 kind,

@@ -155,7 +155,9 @@ impl Check<'_> {
         let limits = ForestLimits {
             metadata_blocks: self.metadata_blocks,
             data_blocks,
-            time: roots.iter().map(|roots| roots.time).max().unwrap_or(0),
+            virtual_blocks: self.live.virtual_blocks(),
+            // The live roots come first, and their clock is never behind a snapshot's.
+            time: roots.first().map_or(0, |roots| roots.time),
         };
         let metadata = &mut self.metadata;
         let mut forest = Forest::walk(&self.reader, task, &blocks, limits, metadata, data)?;
@@ -248,6 +250,13 @@ fn bad_mapping(bad: &BadMappings, limits: ForestLimits) -> Finding {
             format!(
                 "{} mappings point past the data device: virtual block {} to data block {} of {}",
                 bad.mappings, bad.keys.0, bad.found, limits.data_blocks
+            ),
+        ),
+        BadMapping::BeyondVolume => (
+            "mapping-beyond-volume",
+            format!(
+                "{} mappings lie past 2^64 bytes: virtual block {} of {}",
+                bad.mappings, bad.found, limits.virtual_blocks
             ),
         ),
         BadMapping::FutureTime => (
