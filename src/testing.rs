@@ -11,7 +11,7 @@ use crate::block::{BlockData, checksum};
 use crate::btree::{NodeHeader, max_entries};
 use crate::device::{Device, MemoryDevice};
 use crate::error::Result;
-use crate::thin::{DeviceDetails, OpenOptions, Pool, Superblock};
+use crate::thin::{DeviceDetails, OpenOptions, Pool, Snapshot, Superblock};
 use crate::units::{BLOCK_BYTES, BlockNr};
 
 const SUPERBLOCK_SALT: u32 = 160_774;
@@ -140,45 +140,62 @@ impl PoolBuilder {
         data.bytes_mut()[..4].copy_from_slice(&sum.to_le_bytes());
     }
 
-    /// The whole metadata device.
+    /// The whole metadata device. Its last block is a metadata snapshot that the
+    /// superblock does not name.
     pub fn image(&self) -> Vec<u8> {
         let mut whole = self.clone();
         whole.devices.sort_unstable_by_key(|device| device.0);
-        let ids = whole.devices.clone();
-        let details: Vec<_> = ids
+        let devices = std::mem::take(&mut whole.devices);
+        let details: Vec<_> = devices
             .iter()
             .map(|(id, _)| (*id, DeviceDetails::new_zeroed()))
             .collect();
-        let roots: Vec<_> = ids.iter().map(|(id, root)| (*id, root.0)).collect();
+        let roots: Vec<_> = devices.iter().map(|(id, root)| (*id, root.0)).collect();
         let details = whole.tree(&details, max_entries(size_of::<DeviceDetails>()));
         let mapping = whole.tree(&roots, max_entries(8));
+        let superblock = self.superblock(whole.nr_blocks() + 1, mapping, details);
+        whole.add(superblock.as_bytes());
+        whole.blocks[0].bytes_mut()[..size_of::<Superblock>()]
+            .copy_from_slice(superblock.as_bytes());
+        for at in [0, whole.nr_blocks() - 1] {
+            whole.seal(BlockNr(at), SUPERBLOCK_SALT);
+        }
+        whole.blocks.as_bytes().to_vec()
+    }
+
+    fn superblock(&self, nr_blocks: u64, mapping: BlockNr, details: BlockNr) -> Superblock {
         let mut superblock = Superblock::new_zeroed();
         superblock.magic = 27_022_010.into();
         superblock.version = 2.into();
         superblock.data_space_map_root.root.nr_blocks = self.data_blocks.into();
-        superblock.metadata_space_map_root.root.nr_blocks = whole.nr_blocks().into();
+        superblock.metadata_space_map_root.root.nr_blocks = nr_blocks.into();
         superblock.data_mapping_root = mapping.0.into();
         superblock.device_details_root = details.0.into();
         superblock.data_block_size = DATA_BLOCK_SECTORS.into();
         superblock.metadata_block_size = 8.into();
-        whole.blocks[0].bytes_mut()[..size_of::<Superblock>()]
-            .copy_from_slice(superblock.as_bytes());
-        whole.seal(BlockNr(0), SUPERBLOCK_SALT);
-        whole.blocks.as_bytes().to_vec()
+        superblock
     }
 
     /// The pool, on a device in memory.
     pub fn open(&self) -> Arc<Pool> {
-        self.open_counted().0
+        let device = Arc::new(MemoryDevice::new(self.image()));
+        let pool = Pool::from_devices(device, None, &OpenOptions::default());
+        Arc::new(pool.unwrap())
     }
 
-    /// The pool, and a count of the reads from its device.
+    /// The pool as its metadata snapshot has it, so that nothing else is read,
+    /// and a count of what is.
     pub fn open_counted(&self) -> (Arc<Pool>, Arc<CountingDevice>) {
+        let image = self.image();
+        let last = (image.len() / BLOCK_BYTES) as u64 - 1;
         let device = Arc::new(CountingDevice {
-            memory: MemoryDevice::new(self.image()),
-            reads: AtomicU64::new(0),
+            memory: MemoryDevice::new(image),
+            blocks_read: AtomicU64::new(0),
         });
-        let options = OpenOptions::default();
+        let options = OpenOptions {
+            snapshot: Snapshot::At(BlockNr(last)),
+            ..OpenOptions::default()
+        };
         let pool = Pool::from_devices(Arc::clone(&device) as _, None, &options).unwrap();
         (Arc::new(pool), device)
     }
@@ -188,23 +205,24 @@ fn block(at: BlockNr) -> usize {
     usize::try_from(at.0).unwrap()
 }
 
-/// A device in memory that counts the reads.
+/// A device in memory that counts what is read from it.
 #[derive(Debug)]
 pub struct CountingDevice {
     memory: MemoryDevice,
-    reads: AtomicU64,
+    blocks_read: AtomicU64,
 }
 
 impl CountingDevice {
-    /// Reads since the last call.
-    pub fn take_reads(&self) -> u64 {
-        self.reads.swap(0, Ordering::Relaxed)
+    /// Metadata blocks read since the last call.
+    pub fn take_blocks_read(&self) -> u64 {
+        self.blocks_read.swap(0, Ordering::Relaxed)
     }
 }
 
 impl Device for CountingDevice {
     fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> Result<()> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
+        let blocks = buffer.len() / BLOCK_BYTES;
+        self.blocks_read.fetch_add(blocks as u64, Ordering::Relaxed);
         self.memory.read_exact_at(buffer, offset_bytes)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use zerocopy::little_endian::U64;
 
 use super::table::Entries;
+use super::window::Window;
 use crate::block::BlockData;
 use crate::btree::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, check_bounds};
 use crate::error::{Damage, Result};
@@ -23,7 +24,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub fn root(at: BlockNr) -> Self {
+    fn root(at: BlockNr) -> Self {
         let (low, high) = (None, None);
         Self { at, low, high }
     }
@@ -34,13 +35,18 @@ impl Place {
     }
 
     /// One node in two places has to keep to the bounds of both.
-    pub fn within(self, other: Self) -> Self {
-        let high = match (self.high, other.high) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+    fn within(self, other: Self) -> Self {
+        let high = lower_end(self.high, other.high);
         let (at, low) = (self.at, self.low.max(other.low));
         Self { at, low, high }
+    }
+}
+
+/// The lower of two ends, where `None` is after every key.
+pub(super) fn lower_end(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -54,20 +60,8 @@ struct Frame {
 }
 
 impl Frame {
-    fn head(&self) -> Result<Head> {
-        let node = Node::parse(self.place.at, &self.node)?;
-        let (keys, low) = (node.keys(), node.keys()[self.index].get());
-        if node.is_leaf() {
-            return Ok(Head::Entry(low));
-        }
-        Ok(Head::Node(Place {
-            at: BlockNr(node.children()?[self.index].get()),
-            low: Some(low),
-            high: keys
-                .get(self.index + 1)
-                .map(|key| key.get())
-                .or(self.place.high),
-        }))
+    fn view(&self) -> Result<Node<'_>> {
+        Ok(Node::parse(self.place.at, &self.node)?)
     }
 }
 
@@ -82,25 +76,25 @@ pub(super) enum Head {
     Entry(u64),
 }
 
-/// An ordered walk over a tree, or a part of it, that can leave parts out. Holds
-/// pins, not locks. As in [`Cursor`](crate::btree::Cursor), keys have to rise and
-/// to stay within what the parents say, so that no wrong tree makes it visit a
-/// leaf twice.
+/// An ordered walk over a tree that can leave parts out. Holds pins, not locks.
+/// As in [`Cursor`](crate::btree::Cursor), keys have to rise and to stay within
+/// what the parents say, so that no wrong tree makes it visit a leaf twice.
 pub(super) struct Side<'a> {
     pool: &'a Pool,
-    top: Place,
     path: Vec<Frame>,
     head: Head,
+    /// The depth of leaves, once the first was seen.
+    leaf_depth: Option<usize>,
 }
 
 impl<'a> Side<'a> {
-    /// A walk over what lies under `top`.
-    pub fn new(pool: &'a Pool, top: Place) -> Self {
+    /// A walk over what lies under `root`.
+    pub fn new(pool: &'a Pool, root: BlockNr) -> Self {
         Self {
             pool,
-            top,
             path: Vec::new(),
-            head: Head::Node(top),
+            head: Head::Node(Place::root(root)),
+            leaf_depth: None,
         }
     }
 
@@ -127,25 +121,69 @@ impl<'a> Side<'a> {
     }
 
     /// The node at `depth` of the way to the head.
-    pub fn place(&self, depth: usize) -> Place {
+    pub fn place(&self, depth: usize) -> Option<Place> {
         match (self.path.get(depth), self.head) {
-            (Some(frame), _) => frame.place,
-            (None, Head::Node(place)) => place,
-            (None, _) => self.top,
+            (Some(frame), _) => Some(frame.place),
+            (None, Head::Node(place)) => Some(place),
+            (None, _) => None,
+        }
+    }
+
+    /// The leaf that comes next, as far as can be told before it is open.
+    pub fn next_leaf(&self) -> Option<BlockNr> {
+        match self.head {
+            Head::Node(place) if self.leaf_depth == Some(self.path.len()) => Some(place.at),
+            _ => None,
+        }
+    }
+
+    /// Leaves that come next under the node whose leaves are being walked, and
+    /// one past the last key that may lie under that.
+    pub fn leaves_ahead(&self) -> Result<(Vec<Place>, Option<u64>)> {
+        let nothing = (Vec::new(), None);
+        let Some(parent) = self.leaf_depth.and_then(|depth| depth.checked_sub(1)) else {
+            return Ok(nothing);
+        };
+        let Some(frame) = self.path.get(parent) else {
+            return Ok(nothing);
+        };
+        let node = frame.view()?;
+        if node.is_leaf() {
+            return Ok(nothing);
+        }
+        // One that is open does not come any more.
+        let is_open = self.path.len() > parent + 1;
+        let children = frame.index + usize::from(is_open)..frame.entries;
+        let ahead = children.map(|index| child(&node, index, frame.place.high));
+        Ok((ahead.collect::<Result<_>>()?, frame.place.high))
+    }
+
+    /// Has the node that comes next keep to another place's bounds as well.
+    pub fn narrow(&mut self, other: Place) {
+        if let Head::Node(place) = self.head {
+            self.head = Head::Node(place.within(other));
         }
     }
 
     /// Opens the node that comes next.
-    pub fn open(&mut self, task: &Task<'_>) -> Result<()> {
+    pub fn open(&mut self, window: &Window<'_>, task: &Task<'_>) -> Result<()> {
         let Head::Node(place) = self.head else {
             return Ok(());
         };
-        let guard = self.pool.blocks().read_lock(place.at, &NODE_VALIDATOR)?;
-        let view = Node::parse(place.at, &guard)?;
+        let ahead = self.next_leaf().and_then(|at| window.get(at));
+        let node = match ahead {
+            Some(leaf) => Arc::clone(leaf),
+            None => {
+                let blocks = self.pool.blocks();
+                blocks.read_lock(place.at, &NODE_VALIDATOR)?.pin()
+            }
+        };
+        let view = Node::parse(place.at, &node)?;
         check_bounds(&view, place.low, place.high)?;
         task.step(0, u64::from(view.is_leaf()))?;
         if view.is_leaf() {
             self.check_mappings(&view)?;
+            self.leaf_depth.get_or_insert(self.path.len());
         } else if self.path.len() + 1 >= MAX_DEPTH {
             let (found, expected) = ("a deeper level", format!("at most {MAX_DEPTH} levels"));
             return Err(Damage::new(place.at, NODE_NAME, "depth", found, expected).into());
@@ -153,8 +191,8 @@ impl<'a> Side<'a> {
         self.path.push(Frame {
             place,
             entries: view.keys().len(),
-            node: guard.pin(),
             index: 0,
+            node,
         });
         self.settle()
     }
@@ -182,7 +220,7 @@ impl<'a> Side<'a> {
             let (keys, values) = (&[][..], &[][..]);
             return Ok(Entries { keys, values });
         };
-        let node = Node::parse(frame.place.at, &frame.node)?;
+        let node = frame.view()?;
         Ok(Entries {
             keys: &node.keys()[frame.index..],
             values: &node.values()?[frame.index..],
@@ -222,7 +260,12 @@ impl<'a> Side<'a> {
     fn settle(&mut self) -> Result<()> {
         while let Some(frame) = self.path.last() {
             if frame.index < frame.entries {
-                self.head = frame.head()?;
+                let node = frame.view()?;
+                self.head = if node.is_leaf() {
+                    Head::Entry(node.keys()[frame.index].get())
+                } else {
+                    Head::Node(child(&node, frame.index, frame.place.high)?)
+                };
                 return Ok(());
             }
             self.path.pop();
@@ -233,4 +276,14 @@ impl<'a> Side<'a> {
         self.head = Head::End;
         Ok(())
     }
+}
+
+/// A child of an internal node below which no key may reach `high`.
+fn child(node: &Node<'_>, index: usize, high: Option<u64>) -> Result<Place> {
+    let keys = node.keys();
+    Ok(Place {
+        at: BlockNr(node.children()?[index].get()),
+        low: Some(keys[index].get()),
+        high: keys.get(index + 1).map(|key| key.get()).or(high),
+    })
 }

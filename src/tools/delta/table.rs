@@ -184,10 +184,11 @@ impl Entries<'_> {
         Some((key.get(), MappingValue(value.get()).data_block()))
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
-        let data = |value: &U64| MappingValue(value.get()).data_block();
-        let pairs = self.keys.iter().zip(self.values);
-        pairs.map(move |(key, value)| (key.get(), data(value)))
+    fn each(&self, mut take: impl FnMut(u64, u64)) -> usize {
+        for (key, value) in self.keys.iter().zip(self.values) {
+            take(key.get(), MappingValue(value.get()).data_block());
+        }
+        self.keys.len()
     }
 }
 
@@ -254,28 +255,18 @@ impl Builder {
         (l, r)
     }
 
-    /// Takes in entries that the right side has not, and counts them.
-    pub fn left_only(&mut self, entries: Entries<'_>) -> usize {
-        for (key, data) in entries.iter() {
-            self.add::<LEFT_ONLY>(key, data, 0);
+    /// Takes in entries that one side has and the other has not, and counts them.
+    pub fn one_sided(&mut self, on_the_right: bool, entries: Entries<'_>) -> usize {
+        if on_the_right {
+            entries.each(|key, data| self.add::<RIGHT_ONLY>(key, 0, data))
+        } else {
+            entries.each(|key, data| self.add::<LEFT_ONLY>(key, data, 0))
         }
-        entries.keys.len()
-    }
-
-    /// Takes in entries that the left side has not, and counts them.
-    pub fn right_only(&mut self, entries: Entries<'_>) -> usize {
-        for (key, data) in entries.iter() {
-            self.add::<RIGHT_ONLY>(key, 0, data);
-        }
-        entries.keys.len()
     }
 
     /// Takes in entries that both sides share, and counts them.
     pub fn same(&mut self, entries: Entries<'_>) -> usize {
-        for (key, data) in entries.iter() {
-            self.add::<SAME>(key, data, data);
-        }
-        entries.keys.len()
+        entries.each(|key, data| self.add::<SAME>(key, data, data))
     }
 
     #[inline]
