@@ -146,11 +146,14 @@ def dump(
                 progress=progress,
             )
         return
+    chosen = None if device_ids is None else list(device_ids)
+    for device_id in chosen or ():
+        path_or_pool.devices[device_id]  # says if it is not there, before anything is written
     path_or_pool._native.dump(
         out,
         format=format,
         shared=shared,
-        device_ids=None if device_ids is None else list(device_ids),
+        device_ids=chosen,
         threads=threads,
         progress=progress,
     )

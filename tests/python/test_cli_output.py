@@ -194,6 +194,10 @@ def waiting_bytes(pipe: IO[bytes] | None) -> int:
     return count[0]
 
 
+def is_asleep(process_id: int) -> bool:
+    return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def wait_for(happens: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not happens():
@@ -222,14 +226,24 @@ def test_an_interrupt_ends_a_long_call_and_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["dump", "delta", "extract"])
 def test_an_interrupt_ends_a_write_that_waits_for_its_reader(
-    command: ThinmetaCommand, corpus: Corpus
+    command: ThinmetaCommand, corpus: Corpus, name: str
 ) -> None:
-    words = command.argv("dump", corpus["random-60k"].meta)
+    meta, pair = corpus["random-60k"].meta, corpus["pair-zeroing-1"]
+    chain = corpus["snap-chain"].meta
+    words = {
+        "dump": command.argv("dump", meta),
+        "delta": command.argv("delta", "--same", "--json", chain, 0, 20),
+        "extract": command.argv("extract", pair.meta, pair.data, 0, "-o", "-", HUGE),
+    }[name]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout is not None
-        wait_for(lambda: waiting_bytes(run.stdout) >= 60_000)  # full, and nobody reads
+        fcntl.fcntl(run.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        # What it holds differs with the size of the writes; when it is full, they sleep.
+        wait_for(lambda: waiting_bytes(run.stdout) > 0 and is_asleep(run.pid))
         run.send_signal(signal.SIGINT)
-        wait_for(lambda: run.poll() is not None)
-        assert run.returncode == 130
-        run.stdout.close()
+        try:
+            assert run.wait(10) == 130
+        finally:
+            run.kill()
