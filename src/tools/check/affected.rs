@@ -3,6 +3,8 @@
 //! Only when there is damage are the internal nodes read once more, to find
 //! every way from a device's root down to a damaged block.
 
+use std::rc::Rc;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::finding::Affected;
@@ -32,7 +34,7 @@ pub struct Place {
 }
 
 /// Keys and children of the internal nodes that lead to damage.
-type Nodes = FxHashMap<u32, Vec<(u64, u32)>>;
+type Nodes = FxHashMap<u32, Rc<[(u64, u32)]>>;
 
 /// Finds the places of `damaged` blocks below the devices' roots.
 pub fn places(
@@ -90,6 +92,7 @@ fn leading_nodes(
                 Ok(read.unwrap_or_default())
             },
         )?;
+        let made = made.into_iter().map(Rc::from);
         all.extend(level.iter().copied().zip(made));
     }
     let mut leading: FxHashSet<u32> = FxHashSet::default();
@@ -145,11 +148,18 @@ impl Search<'_> {
                 });
             }
         }
-        if let Some(children) = self.nodes.get(&block).cloned() {
-            for (index, (low, child)) in children.iter().enumerate() {
+        if let Some(children) = self.nodes.get(&block).map(Rc::clone) {
+            // Only where keys can be: a loop narrows its range at every turn.
+            let first = children.partition_point(|(low, _)| *low <= begin);
+            let first = first.saturating_sub(1);
+            for (index, (low, child)) in children.iter().enumerate().skip(first) {
+                let next = children.get(index + 1).map(|next| next.0);
+                let (low, high) = ((*low).max(begin), next.into_iter().chain(end).min());
+                if high.is_some_and(|high| high <= low) {
+                    break;
+                }
                 if self.damaged.contains(child) || self.nodes.contains_key(child) {
-                    let high = children.get(index + 1).map(|next| next.0).or(end);
-                    self.descend(device_id, *child, *low, high, path);
+                    self.descend(device_id, *child, low, high, path);
                 }
             }
         }
