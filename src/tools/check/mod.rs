@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use finding::{Affected, Finding, Severity};
 
 use crate::device::{Device, FileDevice};
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::task::Task;
 use crate::thin::{Pool, SUPERBLOCK_NAME, Snapshot, Superblock, read_superblock};
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
@@ -281,6 +281,16 @@ impl<'d> Check<'d> {
             .read_block(at, SUPERBLOCK_NAME, &crate::thin::SUPERBLOCK_VALIDATOR);
         let checked = read.and_then(|block| {
             let superblock: Superblock = *block.view();
+            if let Some(reason) = superblock.unsupported() {
+                let expected = "a known version without unknown features";
+                return Err(Damage::new(
+                    at,
+                    SUPERBLOCK_NAME,
+                    "version",
+                    reason,
+                    expected,
+                ));
+            }
             superblock.check_geometry(at, self.metadata_blocks)?;
             Ok(superblock)
         });
