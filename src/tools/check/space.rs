@@ -162,7 +162,7 @@ impl Check<'_> {
         task: &Task<'_>,
     ) -> Result<()> {
         let nr_blocks = map.root.nr_blocks.get();
-        if map.whole && map.blocks_with_bitmaps() < nr_blocks {
+        if map.whole && map.index.len() as u64 != nr_blocks.div_ceil(ENTRIES_PER_BITMAP as u64) {
             let text = format!("{} bitmaps for {nr_blocks} blocks", map.index.len());
             let finding = Finding::new("space-map-damaged", Severity::Fatal, text);
             self.findings.push(finding.of(map.name));
