@@ -51,6 +51,7 @@ impl<V: Value> Ascent<V> {
             };
             let node = Node::parse(step.at, &step.node)?;
             if node.is_leaf() {
+                node.values::<V>()?;
                 break;
             }
             let Some(index) = node.search(key) else {

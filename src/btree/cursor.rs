@@ -53,10 +53,12 @@ pub struct Cursor {
     path: Vec<Frame>,
     begin: u64,
     end: Option<u64>,
+    /// Whether a leaf holds the tree's values, an empty one too.
+    check_values: fn(&Node<'_>) -> Result<(), Damage>,
 }
 
 impl Cursor {
-    pub(super) fn new(
+    pub(super) fn new<V: Value>(
         blocks: Arc<BlockManager>,
         root: BlockNr,
         begin: u64,
@@ -69,6 +71,7 @@ impl Cursor {
             path: Vec::new(),
             begin,
             end,
+            check_values: |leaf| leaf.values::<V>().map(|_| ()),
         }
     }
 
@@ -124,6 +127,7 @@ impl Cursor {
         let view = Node::parse(at, &node)?;
         check_bounds(&view, low, high)?;
         if view.is_leaf() {
+            (self.check_values)(&view)?;
             let begin = view.search_at_least(self.begin);
             let end = self
                 .end

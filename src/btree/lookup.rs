@@ -108,11 +108,11 @@ impl<V: Value> BTree<V> {
             let node = Node::parse(guard.location(), &guard)?;
             check_bounds(&node, low, None)?;
             low = node.keys().last().map(|key| key.get());
-            let Some(child) = (if node.is_leaf() {
-                None
-            } else {
-                node.children()?.last()
-            }) else {
+            if node.is_leaf() {
+                node.values::<V>()?;
+                return Ok(low);
+            }
+            let Some(child) = node.children()?.last() else {
                 return Ok(low);
             };
             let child = BlockNr(child.get());
@@ -137,7 +137,7 @@ impl<V: Value> BTree<V> {
     /// Entries with keys in `begin..end` (`None`: to the end), in order.
     #[must_use]
     pub fn range(&self, begin: u64, end: Option<u64>) -> Cursor {
-        Cursor::new(Arc::clone(&self.blocks), self.root, begin, end)
+        Cursor::new::<V>(Arc::clone(&self.blocks), self.root, begin, end)
     }
 
     /// Look-ups of many keys, cheap while the keys rise.
@@ -172,15 +172,16 @@ impl Way {
     fn step<V: Value>(&mut self, at: BlockNr, block: &BlockData, key: u64) -> Result<Step<V>> {
         let node = Node::parse(at, block)?;
         check_bounds(&node, self.low, self.high)?;
-        let Some(index) = node.search(key) else {
+        let index = node.search(key);
+        if node.is_leaf() {
+            // Asked of an empty leaf too: it may belong to another tree.
+            let values = node.values::<V>()?;
+            let found = index.filter(|index| node.keys()[*index].get() == key);
+            return Ok(Step::Found(found.map(|index| values[index])));
+        }
+        let Some(index) = index else {
             return Ok(Step::Found(None));
         };
-        if node.is_leaf() {
-            let value = node.values::<V>()?[index];
-            return Ok(Step::Found(
-                (node.keys()[index].get() == key).then_some(value),
-            ));
-        }
         let child = BlockNr(node.children()?[index].get());
         self.low = Some(node.keys()[index].get());
         self.high = node
