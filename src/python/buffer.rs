@@ -9,7 +9,7 @@ use std::slice;
 use std::sync::Arc;
 
 use arrow_buffer::{ArrowNativeType, Buffer};
-use pyo3::buffer::{PyBuffer, PyUntypedBuffer};
+use pyo3::buffer::{Element, PyUntypedBuffer};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -174,25 +174,26 @@ impl WritableBytes {
 
 /// A copy of a buffer of 64-bit numbers, which Python may change at any time.
 pub(super) fn copy_of_numbers(object: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
-    let py = object.py();
-    let export = PyBuffer::<u64>::get(object)?;
-    if export.is_c_contiguous() {
-        return Ok(py.detach(|| copy_of_items(&export)));
+    let export = PyUntypedBuffer::get(object)?;
+    let numbers = export.item_size() == size_of::<u64>();
+    if !numbers || !u64::is_compatible_format(export.format()) {
+        let text = "the buffer does not hold unsigned 64-bit numbers";
+        return Err(PyBufferError::new_err(text));
     }
-    export.to_vec(py)
+    if export.is_c_contiguous() {
+        return Ok(object.py().detach(|| copy_of_items(&export)));
+    }
+    export.as_typed::<u64>()?.to_vec(object.py())
 }
 
-fn copy_of_items(export: &PyBuffer<u64>) -> Vec<u64> {
-    let items = export.as_slice_ptr().filter(|items| !items.is_empty());
-    let Some(items) = items else {
-        return Vec::new();
-    };
-    let mut copy = Vec::with_capacity(items.len());
-    // SAFETY: the export vouches for that many aligned numbers; they are copied as
-    // raw memory, so that somebody who writes them now can only make them wrong.
-    unsafe {
-        ptr::copy_nonoverlapping(items.cast::<u64>().as_ptr(), copy.as_mut_ptr(), items.len());
-        copy.set_len(items.len());
+fn copy_of_items(export: &PyUntypedBuffer) -> Vec<u64> {
+    let mut copy = vec![0_u64; export.item_count()];
+    let into = copy.as_mut_ptr().cast::<u8>();
+    if !copy.is_empty() {
+        // SAFETY: the export vouches for that many items of 8 bytes. They are copied
+        // as raw memory, so that they need no alignment, and somebody who writes
+        // them now can only make them wrong.
+        unsafe { ptr::copy_nonoverlapping(export.buf_ptr().cast(), into, size_of_val(&*copy)) };
     }
     copy
 }

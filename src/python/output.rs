@@ -27,18 +27,22 @@ impl Out {
     }
 }
 
-/// Written directly. A signal may end a write to a full pipe; it is handled then,
-/// since nobody knows when the pipe will have room again.
+/// Written directly. A signal ends a write to a full pipe, early or with nothing
+/// written; it is handled then, since nobody knows when the pipe will have room again.
 struct Descriptor(File);
 
 impl Write for Descriptor {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.0.write(bytes) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {
-                    Python::attach(|py| py.check_signals()).map_err(io::Error::other)?;
-                }
-                answer => return answer,
+            let written = match self.0.write(bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => None,
+                answer => Some(answer?),
+            };
+            if written.is_none_or(|count| count < bytes.len()) {
+                Python::attach(|py| py.check_signals()).map_err(io::Error::other)?;
+            }
+            if let Some(count) = written {
+                return Ok(count);
             }
         }
     }

@@ -115,3 +115,86 @@ impl ThinDevice {
         Position::new(0, None).next_columns(self, usize::MAX, task)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{PoolBuilder, mapping};
+    use crate::units::BlockNr;
+
+    /// Runs of 7 blocks, the mappings of a leaf and of a run ending in different places.
+    fn entries() -> Vec<(u64, u64)> {
+        let block = |index: u64| (index + index / 7 * 3, mapping(index + index / 7, 2));
+        (0..2000).map(block).collect()
+    }
+
+    fn device(entries: &[(u64, u64)], ruined: Option<u64>) -> ThinDevice {
+        let mut builder = PoolBuilder::new(10_000);
+        let root = builder.tree(entries, 50);
+        builder.device(1, root);
+        if let Some(block) = ruined {
+            builder.ruin(BlockNr(block));
+        }
+        builder.open().device_by_id(1).unwrap()
+    }
+
+    #[test]
+    fn batches_are_the_same_runs_however_large_they_are() {
+        let device = device(&entries(), None);
+        for (begin, stop) in [(0, None), (3, Some(1000)), (5, Some(5)), (9000, None)] {
+            let mut whole = Vec::new();
+            device
+                .runs(begin, stop)
+                .fill(&mut whole, usize::MAX)
+                .unwrap();
+            for most in [1, 2, 3, 50, 10_000] {
+                let mut position = Position::new(begin, stop);
+                let mut runs = Vec::new();
+                loop {
+                    let batch = position.next_runs(&device, most).unwrap();
+                    assert!(batch.len() <= most);
+                    if batch.is_empty() {
+                        break;
+                    }
+                    runs.extend(batch);
+                }
+                assert_eq!(runs, whole, "{begin} {stop:?} {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_lies_before_damage_is_given_out_first() {
+        // Leaves are made first: block 1 is the first one.
+        let device = device(&entries(), Some(3));
+        let mut position = Position::new(0, None);
+        let first = position.next_runs(&device, 1000).unwrap();
+        let blocks: u64 = first.iter().map(|run| run.length_blocks).sum();
+        // 100 mappings in two leaves; the last 2 of them may go on in the third.
+        assert_eq!(blocks, 98);
+        assert!(position.next_runs(&device, 1000).is_err());
+        assert!(position.next_runs(&device, 1000).is_err());
+    }
+
+    #[test]
+    fn columns_hold_every_mapping_in_any_pieces() {
+        let entries = entries();
+        let device = device(&entries, None);
+        for enough in [1, 50, 51, 10_000] {
+            let mut position = Position::new(0, None);
+            let mut found = Vec::new();
+            loop {
+                let batch = position.next_columns(&device, enough, &Task::default());
+                let batch = batch.unwrap();
+                if batch.virtual_blocks.is_empty() {
+                    break;
+                }
+                let values = batch.data_blocks.iter().zip(&batch.times);
+                let values = values.map(|(data, time)| mapping(*data, (*time).into()));
+                found.extend(batch.virtual_blocks.iter().copied().zip(values));
+            }
+            assert_eq!(found, entries);
+        }
+        assert_eq!(device.columns(&Task::default()).unwrap().times.len(), 2000);
+    }
+}

@@ -145,3 +145,97 @@ impl ThinDevice {
         task.step(worker, since_step)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Wait;
+    use crate::error::Error;
+    use crate::task::Monitor;
+    use crate::testing::{PoolBuilder, Random, mapping};
+
+    const DATA_BLOCKS: u64 = 1 << 30;
+
+    /// Keys with gaps, and blocks asked for in and around them, in any order.
+    fn pool(random: &mut Random, mappings: usize, asked: usize) -> (PoolBuilder, Vec<u64>) {
+        let mut key = 1000;
+        let mut entries = Vec::new();
+        for _ in 0..mappings {
+            key += if random.chance(90) {
+                1
+            } else {
+                random.within(1, 5000)
+            };
+            entries.push((key, mapping(random.below(DATA_BLOCKS), random.below(9))));
+        }
+        let mut builder = PoolBuilder::new(DATA_BLOCKS);
+        let root = builder.tree(&entries, 50);
+        builder.device(1, root);
+        let mut wanted: Vec<u64> = (0..asked).map(|_| random.below(key + 2000)).collect();
+        wanted.extend([0, 999, u64::MAX, key, key]);
+        (builder, wanted)
+    }
+
+    #[test]
+    fn many_are_found_as_each_is() {
+        let mut random = Random::new(11);
+        for (mappings, asked) in [(0, 10), (1, 10), (20_000, 3 * FEWEST_ROWS)] {
+            let (builder, mut wanted) = pool(&mut random, mappings, asked);
+            let device = builder.open().device_by_id(1).unwrap();
+            for _ in 0..2 {
+                let task = Task::new(None, Some(3));
+                let found = device.find_many(&wanted, &task).unwrap();
+                for (row, block) in wanted.iter().enumerate() {
+                    let each = device.find(*block, Wait::Yes).unwrap();
+                    assert_eq!(found.mapped[row] == 1, each.is_some(), "{block}");
+                    let each = each.unwrap_or(Mapping {
+                        data_block: 0,
+                        time: 0,
+                        shared: false,
+                    });
+                    assert_eq!(found.data_blocks[row], each.data_block);
+                    assert_eq!(found.times[row], each.time);
+                    assert_eq!(found.shared[row], u8::from(each.shared));
+                }
+                wanted.sort_unstable();
+            }
+        }
+    }
+
+    #[test]
+    fn no_blocks_are_no_rows() {
+        let (builder, _) = pool(&mut Random::new(1), 10, 0);
+        let device = builder.open().device_by_id(1).unwrap();
+        let found = device.find_many(&[], &Task::default()).unwrap();
+        assert_eq!(found, FoundMappings::default());
+    }
+
+    #[test]
+    fn a_mapping_past_the_data_device_is_refused() {
+        let mut builder = PoolBuilder::new(100);
+        let root = builder.tree(&[(5, mapping(99, 0)), (6, mapping(100, 0))], 10);
+        builder.device(1, root);
+        let device = builder.open().device_by_id(1).unwrap();
+        assert!(device.find_many(&[5], &Task::default()).is_ok());
+        let answer = device.find_many(&[6], &Task::default());
+        assert!(matches!(answer, Err(Error::Damaged(damage)) if damage.check == "data block"));
+    }
+
+    #[test]
+    fn a_monitor_can_stop_it() {
+        struct Stop;
+        impl Monitor for Stop {
+            fn poll(&self, _done: u64, _total: u64) -> Result<()> {
+                Err(Error::Interrupted)
+            }
+        }
+        let (builder, wanted) = pool(&mut Random::new(2), 100, 100);
+        let device = builder.open().device_by_id(1).unwrap();
+        let task = Task::new(Some(&Stop), None);
+        assert!(task.ask().is_err());
+        assert!(matches!(
+            device.find_many(&wanted, &task),
+            Err(Error::Interrupted)
+        ));
+    }
+}

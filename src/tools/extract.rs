@@ -252,7 +252,8 @@ impl<'s> Sink<'s> {
         answer
     }
 
-    /// A signal may end a write to a full pipe; then whoever watches is asked.
+    /// A signal ends a write to a full pipe, early or with nothing written; whoever
+    /// watches is asked then, since nobody knows when there will be room again.
     fn write(&self, mut bytes: &[u8], mut at: Option<u64>) -> Result<()> {
         while !bytes.is_empty() {
             let mut out = self.out;
@@ -260,14 +261,16 @@ impl<'s> Sink<'s> {
                 Some(at) => out.write_at(bytes, at),
                 None => out.write(bytes),
             };
-            match written {
+            let count = match written {
                 Ok(0) => return Err(failed(io::Error::from(ErrorKind::WriteZero))),
-                Ok(count) => {
-                    bytes = &bytes[count..];
-                    at = at.map(|at| at + count as u64);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => self.task.ask()?,
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => 0,
                 Err(error) => return Err(failed(error)),
+            };
+            bytes = &bytes[count..];
+            at = at.map(|at| at + count as u64);
+            if !bytes.is_empty() {
+                self.task.ask()?;
             }
         }
         Ok(())
