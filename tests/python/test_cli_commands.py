@@ -227,7 +227,8 @@ def test_delta_lists_ranges_and_a_total(command: ThinmetaCommand, corpus: Corpus
         delta = pool.delta(0, 2)
         merged, size = delta.merged(), delta.data_block_size_bytes
         assert delta.changed_bytes == sum(length for _, _, length in merged) * size
-    *lines, total = command("delta", meta, "0", "2").stdout.splitlines()
+    *lines, kinds, total = command("delta", meta, "0", "2").stdout.splitlines()
+    assert kinds.split(", ") == ["1.4 MiB changed", "1 MiB left_only", "640 KiB right_only"]
     assert lines[0].split() == ["KIND", "BEGIN_BYTES", "LENGTH_BYTES", "BEGIN_BLOCK", "BLOCKS"]
     assert [line.split() for line in lines[1:]] == [
         [kind, str(begin * size), str(length * size), str(begin), str(length)]
@@ -269,7 +270,7 @@ def test_delta_with_same_covers_everything_mapped(command: ThinmetaCommand, corp
 
 def test_a_volume_does_not_differ_from_itself(command: ThinmetaCommand, corpus: Corpus) -> None:
     meta = corpus["deleted"].meta
-    assert "no difference between 2 and 2" in command("delta", meta, "2", "2").stdout
+    assert "total: no difference\n" in command("delta", meta, "2", "2").stdout
     answer = as_json(command("delta", "--json", meta, "2", "2"))
     assert answer["ranges"] == []
     assert set(answer["totals"].values()) == {0}

@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
         write_text('  ],\n  "totals": ' + _totals_json(totals, block_bytes) + "\n}\n")
     else:
         _write_text_ranges(ranges, block_bytes, totals)
-        write_text(_totals_text(totals, block_bytes, left, right))
+        write_text(_totals_text(totals, block_bytes))
     return 0
 
 
@@ -149,18 +149,13 @@ def _totals_json(totals: dict[str, int], size: int) -> str:
     )
 
 
-def _totals_text(totals: dict[str, int], size: int, left: int, right: int) -> str:
+def _totals_text(totals: dict[str, int], size: int) -> str:
     changed = sum(blocks for kind, blocks in totals.items() if kind != "same")
-    if changed:
-        parts = [
-            f"{human_bytes(blocks * size)} {kind}" for kind, blocks in totals.items() if blocks
-        ]
-        text = (
-            f"total: {human_bytes(changed * size)} differ between {left} and {right} "
-            f"({changed * size} bytes, {count(changed, 'block')} of {human_bytes(size)}): "
-        )
-        return text + ", ".join(parts) + "\n"
-    text = f"total: no difference between {left} and {right}"
-    if totals.get("same"):
-        text += f"; {human_bytes(totals['same'] * size)} are the same"
-    return text + "\n"
+    parts = [f"{human_bytes(blocks * size)} {kind}" for kind, blocks in totals.items() if blocks]
+    text = ", ".join(parts) + "\n" if len(parts) > 1 else ""
+    if not changed:
+        return text + "total: no difference\n"
+    blocks = f"{count(changed, 'block')} of {human_bytes(size)}"
+    return (
+        text + f"total: {human_bytes(changed * size)} differ ({changed * size} bytes, {blocks})\n"
+    )
