@@ -47,11 +47,13 @@ def verdict(fields: dict[str, Any], *, superblock_only: bool = False) -> str:
     if fields["clean"]:
         notes = f" {count(severities.count('info'), 'note')} above." if "info" in severities else ""
         return f"CLEAN: nothing is wrong ({looked} checked).{notes}"
-    total = count(fatal + minor + omitted, "problem")
+    others = minor + omitted
+    total = count(fatal + others, "problem")
     if fatal:
+        what = f"{total}, {fatal} of them fatal" if others else count(fatal, "fatal problem")
         return (
-            f"DAMAGED: {total}, {fatal} fatal: some data cannot be reached or must not be "
-            f"trusted ({looked} checked). Do not activate the pool before it is repaired."
+            f"DAMAGED: {what}: some data cannot be reached or must not be trusted "
+            f"({looked} checked). Do not activate the pool before it is repaired."
         )
     return (
         f"NOT CLEAN: {total}, none fatal: all data can be reached, a repair loses nothing "

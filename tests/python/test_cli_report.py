@@ -90,7 +90,9 @@ def test_the_verdict_says_what_it_means() -> None:
     assert verdict(result()) == f"CLEAN: nothing is wrong ({looked})."
     assert verdict(result(finding("info"))).endswith("checked). 1 note above.")
     assert verdict(result(finding("non-fatal"))).startswith("NOT CLEAN: 1 problem, none fatal:")
-    assert verdict(result(finding(), finding("non-fatal"))).startswith("DAMAGED: 2 problems, 1 ")
+    assert verdict(result(finding())).startswith("DAMAGED: 1 fatal problem: ")
+    mixed = verdict(result(finding(), finding("non-fatal"), findings_omitted={"data-leak": 7}))
+    assert mixed.startswith("DAMAGED: 9 problems, 1 of them fatal: ")
     assert "the superblock checked" in verdict(result(), superblock_only=True)
 
 
