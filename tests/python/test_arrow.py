@@ -147,7 +147,7 @@ def test_duckdb_asks_them_in_sql(corpus: Corpus, chain: thinmeta.Pool) -> None:
         answer = db.sql(
             "select kind, sum(length_bytes) from delta group by all order by all"
         ).fetchall()
-        count = db.sql("select count(distinct data_block) from mappings").fetchone()
+        count = db.execute("select count(distinct data_block) from mappings").fetchone()
     totals: dict[object, int] = {}
     for kind, _, _, _, length, *_ in wanted_delta(corpus["snap-chain"]):
         assert isinstance(length, int)

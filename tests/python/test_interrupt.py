@@ -175,6 +175,9 @@ def test_ctrl_c_at_any_moment_is_130_or_the_whole_answer(
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
+        # An interrupt inside the interpreter's own start-up is none of our program's.
+        if process.returncode == 1 and b"Fatal Python error: init_" in err:
+            continue
         statuses.add(process.returncode)
         if process.returncode == 0:
             assert out == whole.stdout

@@ -34,9 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:
         raise
     except BaseException as error:  # an interrupt and a panic of the native module, too
-        from thinmeta.cli.failures import report_failure
+        try:
+            from thinmeta.cli.failures import report_failure
 
-        return report_failure(error)
+            return report_failure(error)
+        except KeyboardInterrupt:  # a second one, or one while this was imported
+            return 130
     return status
 
 
