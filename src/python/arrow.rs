@@ -1,7 +1,7 @@
 //! Tables as Arrow PyCapsules.
 
 use std::iter;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{
@@ -16,9 +16,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
 use super::buffer::part_of;
-use crate::error::{Error, Result};
+use super::handle::Handle;
+use crate::error::Result;
 use crate::task::Task;
-use crate::thin::{MappingColumns, Position, ThinDevice};
+use crate::thin::{MappingColumns, Position};
 use crate::tools::delta::{Delta, Kind};
 
 /// Rows of a batch: leaves are taken whole until there are as many.
@@ -53,19 +54,18 @@ pub(super) fn mapping_schema() -> SchemaRef {
 
 /// A device's mappings, read while somebody takes them.
 pub(super) struct MappingBatches {
-    device: Weak<ThinDevice>,
+    handle: Handle,
     position: Position,
 }
 
 impl MappingBatches {
-    pub fn new(device: Weak<ThinDevice>) -> Self {
+    pub fn new(handle: Handle) -> Self {
         let position = Position::new(0, None);
-        Self { device, position }
+        Self { handle, position }
     }
 
     fn next_columns(&mut self) -> Result<MappingColumns> {
-        let closed = || Error::usage("the pool is closed");
-        let device = self.device.upgrade().ok_or_else(closed)?;
+        let device = self.handle.get()?;
         self.position
             .next_columns(&device, BATCH_ROWS, &Task::default())
     }

@@ -44,7 +44,7 @@ pub(super) fn check(
             watched(py, progress, threads, work)?
         }
         Source::Pool(pool) => {
-            let pool = pool.get().pool(py)?;
+            let pool = pool.get().state().pool(py)?;
             let work = |task: &Task<'_>| check_pool(&pool, &options, task);
             watched(py, progress, threads, work)?
         }

@@ -39,11 +39,6 @@ pub(super) fn exception(py: Python<'_>, error: Error) -> PyErr {
     made.unwrap_or_else(|failure| failure)
 }
 
-/// Why a handle whose pool or volume was closed does nothing.
-pub(super) fn closed(py: Python<'_>, what: &str) -> PyErr {
-    exception(py, Error::usage(format!("the {what} is closed")))
-}
-
 /// An exception of `thinmeta.errors`.
 fn instance<'py>(py: Python<'py>, class: &str, arguments: impl PyCallArgs<'py>) -> PyResult<PyErr> {
     let class = py.import("thinmeta.errors")?.getattr(class)?;

@@ -1,6 +1,6 @@
 //! Where blocks live, one by one and as tables.
 
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Mutex, PoisonError};
 use std::vec;
 
 use pyo3::prelude::*;
@@ -9,7 +9,7 @@ use pyo3::types::{PyCapsule, PyDict};
 use super::arrow::{self, MappingBatches};
 use super::buffer::Column;
 use super::call::{detached, watched};
-use super::thin_device::{closed_pool, opened};
+use super::handle::Handle;
 use crate::thin::{self, Position, ThinDevice};
 
 /// Runs that are fetched at once.
@@ -111,7 +111,7 @@ impl BlockMapping {
 /// Yields the runs of a device.
 #[pyclass(frozen, module = "thinmeta._core")]
 pub(super) struct RunIterator {
-    device: Weak<ThinDevice>,
+    handle: Handle,
     progress: Mutex<Progress>,
 }
 
@@ -122,10 +122,10 @@ struct Progress {
 }
 
 impl RunIterator {
-    pub fn new(device: Weak<ThinDevice>, position: Position) -> Self {
+    pub fn new(handle: Handle, position: Position) -> Self {
         let fetched = Vec::new().into_iter();
         let progress = Mutex::new(Progress { position, fetched });
-        Self { device, progress }
+        Self { handle, progress }
     }
 
     /// The next run, if it is fetched and nobody else is busy here.
@@ -152,13 +152,10 @@ impl RunIterator {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Run>> {
-        if self.device.strong_count() == 0 {
-            return Err(closed_pool(py));
-        }
+        let device = self.handle.device(py)?;
         if let Some(run) = self.fetched() {
             return Ok(Some(run.into()));
         }
-        let device = opened(py, &self.device)?;
         let run = detached(py, || self.fetch(&device))?;
         Ok(run.map(Run::from))
     }
@@ -167,24 +164,24 @@ impl RunIterator {
 /// Every mapping of a device, read anew by each export.
 #[pyclass(frozen, module = "thinmeta._core")]
 pub(super) struct Mappings {
-    device: Weak<ThinDevice>,
+    handle: Handle,
 }
 
 impl Mappings {
-    pub fn new(device: Weak<ThinDevice>) -> Self {
-        Self { device }
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
     }
 }
 
 #[pymethods]
 impl Mappings {
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        let mapped = opened(py, &self.device)?.info().mapped_blocks;
+        let mapped = self.handle.device(py)?.info().mapped_blocks;
         Ok(usize::try_from(mapped)?)
     }
 
     fn columns<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let device = opened(py, &self.device)?;
+        let device = self.handle.device(py)?;
         let columns = watched(py, None, None, |task| device.columns(task))?;
         let table = PyDict::new(py);
         table.set_item("virtual_block", Column::of(columns.virtual_blocks))?;
@@ -200,8 +197,8 @@ impl Mappings {
         requested_schema: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
         let _ = requested_schema;
-        opened(py, &self.device)?;
-        arrow::stream(py, MappingBatches::new(Weak::clone(&self.device)))
+        self.handle.device(py)?;
+        arrow::stream(py, MappingBatches::new(self.handle.clone()))
     }
 
     fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {

@@ -2,8 +2,7 @@
 //!
 //! Promises: no format knowledge and no policy; whatever can wait or touch a
 //! device runs detached from the interpreter; no lock is waited for while
-//! attached. Handles of a pool (devices, volumes, iterators) hold it weakly, so
-//! that closing it lets go of the device at once.
+//! attached.
 //! May use: every layer below, pyo3, arrow.
 
 mod arrow;
@@ -12,6 +11,7 @@ mod call;
 mod check;
 mod delta;
 mod error;
+mod handle;
 mod mappings;
 mod origin;
 mod output;

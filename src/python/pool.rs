@@ -2,39 +2,31 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 use pyo3::types::{IntoPyDict, PyDict};
-use rustc_hash::FxHashMap;
 
 use super::call::{detached, watched};
 use super::delta::Delta;
-use super::error::{closed, exception};
+use super::error::exception;
+use super::handle::State;
 use super::output::Out;
 use crate::block::DEFAULT_CACHE_BYTES;
 use crate::disk_space::SpaceMapRoot;
 use crate::error::Error;
 use crate::task::Task;
-use crate::thin::{self, OpenOptions, Snapshot, Superblock, ThinDevice};
+use crate::thin::{self, OpenOptions, Snapshot, Superblock};
 use crate::tools::delta::delta;
 use crate::tools::dump::{DumpFormat, DumpOptions, dump};
 use crate::tools::list::exclusive_blocks;
 use crate::units::BlockNr;
 
-/// A pool until it is closed, and all devices that were asked for.
+/// An open pool, or one that was closed.
 #[pyclass(frozen, module = "thinmeta._core")]
 pub(super) struct Pool {
     path: OsString,
-    /// `None` when closed.
-    open: Mutex<Option<Open>>,
-}
-
-/// What handles hold weakly.
-struct Open {
-    pool: Arc<thin::Pool>,
-    devices: FxHashMap<u64, Arc<ThinDevice>>,
+    state: Arc<State>,
 }
 
 /// Id, mapped blocks, transaction id, creation time, snapshotted time.
@@ -62,34 +54,9 @@ impl MetadataSnapshot {
 }
 
 impl Pool {
-    /// The core's pool.
-    pub fn pool(&self, py: Python<'_>) -> PyResult<Arc<thin::Pool>> {
-        let open = self.lock(py);
-        let pool = open.as_ref().map(|open| Arc::clone(&open.pool));
-        drop(open);
-        pool.ok_or_else(|| closed(py, "pool"))
-    }
-
-    /// A device that lives until the pool is closed.
-    pub fn device(&self, py: Python<'_>, id: u64) -> PyResult<Arc<ThinDevice>> {
-        let pool = self.pool(py)?;
-        let known = self
-            .lock(py)
-            .as_ref()
-            .and_then(|open| open.devices.get(&id).cloned());
-        if let Some(device) = known {
-            return Ok(device);
-        }
-        let device = Arc::new(detached(py, || pool.device_by_id(id))?);
-        if let Some(open) = self.lock(py).as_mut() {
-            open.devices.insert(id, Arc::clone(&device));
-        }
-        Ok(device)
-    }
-
-    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Option<Open>> {
-        let open = self.open.lock_py_attached(py);
-        open.unwrap_or_else(PoisonError::into_inner)
+    /// What its handles keep.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
     }
 }
 
@@ -110,13 +77,9 @@ impl Pool {
             data,
         };
         let pool = detached(py, || thin::Pool::open(&path, &options))?;
-        let open = Open {
-            pool: Arc::new(pool),
-            devices: FxHashMap::default(),
-        };
         Ok(Self {
             path: path.into_os_string(),
-            open: Mutex::new(Some(open)),
+            state: State::new(pool),
         })
     }
 
@@ -127,38 +90,37 @@ impl Pool {
 
     #[getter]
     fn closed(&self, py: Python<'_>) -> bool {
-        self.lock(py).is_none()
+        self.state.is_closed(py)
     }
 
     fn close(&self, py: Python<'_>) {
-        let open = self.lock(py).take();
-        py.detach(|| drop(open));
+        self.state.close(py);
     }
 
     fn superblock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        superblock_fields(py, self.pool(py)?.superblock())
+        superblock_fields(py, self.state.pool(py)?.superblock())
     }
 
     fn metadata_space(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        let pool = self.pool(py)?;
+        let pool = self.state.pool(py)?;
         let root = &pool.live_superblock().metadata_space_map_root.root;
         Ok((root.nr_blocks.get(), root.nr_allocated.get()))
     }
 
     fn data_space(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        let pool = self.pool(py)?;
+        let pool = self.state.pool(py)?;
         let root = &pool.live_superblock().data_space_map_root.root;
         Ok((root.nr_blocks.get(), root.nr_allocated.get()))
     }
 
     fn device_ids(&self, py: Python<'_>) -> PyResult<Vec<u64>> {
-        let pool = self.pool(py)?;
+        let pool = self.state.pool(py)?;
         let devices = detached(py, || pool.devices())?;
         Ok(devices.iter().map(|device| device.id).collect())
     }
 
     fn device_rows(&self, py: Python<'_>) -> PyResult<Vec<DeviceRow>> {
-        let pool = self.pool(py)?;
+        let pool = self.state.pool(py)?;
         let devices = detached(py, || pool.devices())?;
         let rows = devices.iter().map(|device| {
             (
@@ -179,7 +141,7 @@ impl Pool {
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let pool = self.pool(py)?;
+        let pool = self.state.pool(py)?;
         let devices = watched(py, progress, threads, |task| exclusive_blocks(&pool, task))?;
         let pairs = devices
             .iter()
@@ -197,7 +159,7 @@ impl Pool {
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Delta> {
-        let (left, right) = (self.device(py, left)?, self.device(py, right)?);
+        let (left, right) = (self.state.device(py, left)?, self.state.device(py, right)?);
         let work = |task: &Task<'_>| delta(&left, &right, same, task);
         watched(py, progress, threads, work).map(Delta::new)
     }
@@ -216,7 +178,7 @@ impl Pool {
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        let pool = self.pool(py)?;
+        let pool = self.state.pool(py)?;
         let options = DumpOptions {
             format: dump_format(py, format)?,
             shared,

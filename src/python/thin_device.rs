@@ -1,7 +1,7 @@
 //! One thin device of an open pool.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
@@ -9,7 +9,8 @@ use pyo3::types::PyDict;
 
 use super::buffer::{Column, copy_of_numbers};
 use super::call::{detached, watched};
-use super::error::{closed, exception};
+use super::error::exception;
+use super::handle::Handle;
 use super::mappings::{BlockMapping, Mappings, RunIterator};
 use super::origin::PythonFile;
 use super::pool::Pool;
@@ -19,25 +20,12 @@ use crate::device::{Device, FileDevice};
 use crate::error::Error;
 use crate::thin::{self, DeviceInfo, Position};
 
-/// A handle of a device; the pool owns the device itself.
+/// A thin device. What it shows of itself outlives its pool.
 #[pyclass(frozen, subclass, module = "thinmeta._core")]
 pub(super) struct ThinDevice {
     pool: Py<Pool>,
     info: DeviceInfo,
-    device: Weak<thin::ThinDevice>,
-}
-
-/// The device of a handle, unless its pool was closed.
-pub(super) fn opened(
-    py: Python<'_>,
-    device: &Weak<thin::ThinDevice>,
-) -> PyResult<Arc<thin::ThinDevice>> {
-    device.upgrade().ok_or_else(|| closed_pool(py))
-}
-
-/// What a handle raises whose pool was closed.
-pub(super) fn closed_pool(py: Python<'_>) -> PyErr {
-    closed(py, "pool")
+    handle: Handle,
 }
 
 /// A block of a volume; what no volume can have is a mistake of the caller's.
@@ -78,10 +66,11 @@ impl ExternalOrigin {
 impl ThinDevice {
     #[new]
     fn new(py: Python<'_>, pool: Py<Pool>, device_id: u64) -> PyResult<Self> {
-        let device = Pool::device(pool.get(), py, device_id)?;
+        let state = pool.get().state();
+        let device = state.device(py, device_id)?;
         Ok(Self {
             info: *device.info(),
-            device: Arc::downgrade(&device),
+            handle: Handle::new(state, &device),
             pool,
         })
     }
@@ -113,7 +102,7 @@ impl ThinDevice {
 
     /// Stays attached when all nodes are cached and nobody is in the way.
     fn find(&self, py: Python<'_>, virtual_block: VirtualBlock) -> PyResult<Option<BlockMapping>> {
-        let device = opened(py, &self.device)?;
+        let device = self.handle.device(py)?;
         let found = match device.find(virtual_block.0, Wait::No) {
             Err(Error::WouldBlock) => py.detach(|| device.find(virtual_block.0, Wait::Yes)),
             answer => answer,
@@ -129,7 +118,7 @@ impl ThinDevice {
         py: Python<'py>,
         virtual_blocks: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let device = opened(py, &self.device)?;
+        let device = self.handle.device(py)?;
         let keys = copy_of_numbers(virtual_blocks)?;
         let found = watched(py, None, None, |task| device.find_many(&keys, task))?;
         let table = PyDict::new(py);
@@ -150,14 +139,14 @@ impl ThinDevice {
         start: VirtualBlock,
         stop: Option<VirtualBlock>,
     ) -> PyResult<RunIterator> {
-        opened(py, &self.device)?;
+        self.handle.device(py)?;
         let position = Position::new(start.0, stop.map(|stop| stop.0));
-        Ok(RunIterator::new(Weak::clone(&self.device), position))
+        Ok(RunIterator::new(self.handle.clone(), position))
     }
 
     fn mappings(&self, py: Python<'_>) -> PyResult<Mappings> {
-        opened(py, &self.device)?;
-        Ok(Mappings::new(Weak::clone(&self.device)))
+        self.handle.device(py)?;
+        Ok(Mappings::new(self.handle.clone()))
     }
 
     #[pyo3(signature = (*, size_bytes=None, external_origin=None))]
@@ -167,10 +156,10 @@ impl ThinDevice {
         size_bytes: Option<u64>,
         external_origin: Option<ExternalOrigin>,
     ) -> PyResult<Volume> {
-        let device = opened(py, &self.device)?;
+        let device = self.handle.device(py)?;
         detached(py, || {
             let origin = external_origin.map(|origin| origin.open(&device));
-            Volume::open(&device, size_bytes, origin.transpose()?)
+            Volume::open(&self.handle, size_bytes, origin.transpose()?)
         })
     }
 

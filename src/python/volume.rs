@@ -2,24 +2,25 @@
 
 use std::fs::File;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
 use super::buffer::{WritableBytes, duplicate};
 use super::call::{detached, watched};
-use super::error::{closed, exception};
-use super::thin_device::opened;
+use super::error::exception;
+use super::handle::Handle;
 use crate::device::Device;
-use crate::thin::{self, ThinDevice, VolumeOptions};
+use crate::error::Error;
+use crate::thin::{self, VolumeOptions};
 use crate::tools::extract::extract;
 
-/// An open volume. It holds its pool as weakly as a device does, and so puts the
-/// core's volume together for each call.
+/// An open volume. It must not keep its pool open, and so puts the core's volume
+/// together for each call.
 #[pyclass(frozen, module = "thinmeta._core")]
 pub(super) struct Volume {
-    device: Weak<ThinDevice>,
+    handle: Handle,
     size_bytes: u64,
     size_is_known: bool,
     /// `None` when closed.
@@ -28,7 +29,7 @@ pub(super) struct Volume {
 
 impl Volume {
     pub fn open(
-        device: &Arc<ThinDevice>,
+        handle: &Handle,
         size_bytes: Option<u64>,
         external_origin: Option<Arc<dyn Device>>,
     ) -> crate::Result<Self> {
@@ -36,10 +37,10 @@ impl Volume {
             size_bytes,
             external_origin,
         };
-        let volume = thin::Volume::new(device, options.clone())?;
+        let volume = thin::Volume::new(&*handle.get()?, options.clone())?;
         options.size_bytes = Some(volume.size_bytes());
         Ok(Self {
-            device: Arc::downgrade(device),
+            handle: handle.clone(),
             size_bytes: volume.size_bytes(),
             size_is_known: volume.size_is_known(),
             options: Mutex::new(Some(options)),
@@ -47,8 +48,9 @@ impl Volume {
     }
 
     fn volume(&self, py: Python<'_>) -> PyResult<thin::Volume> {
-        let options = self.lock(py).clone().ok_or_else(|| closed(py, "volume"))?;
-        let device = opened(py, &self.device)?;
+        let closed = || exception(py, Error::usage("the volume is closed"));
+        let options = self.lock(py).clone().ok_or_else(closed)?;
+        let device = self.handle.device(py)?;
         // The size is known by now, so that nothing is read here.
         thin::Volume::new(&device, options).map_err(|error| exception(py, error))
     }
