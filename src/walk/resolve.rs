@@ -8,7 +8,7 @@
 use super::Reader;
 use super::forest::{Forest, State, Summary, keep};
 use crate::block::{BlockData, Validator};
-use crate::btree::{NODE_NAME, NODE_VALIDATOR, Node};
+use crate::btree::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node};
 use crate::error::{Damage, Result};
 use crate::task::Task;
 use crate::units::BlockNr;
@@ -135,6 +135,12 @@ impl Forest {
             }
         }
         sum.height = height.unwrap_or(0).saturating_add(1);
+        // The walk from the roots cannot tell: another root may be further down.
+        if usize::from(sum.height) >= MAX_DEPTH {
+            let limit = format!("at most {MAX_DEPTH} levels");
+            damages.push(Damage::new(at, NODE_NAME, "depth", "more", limit));
+            sum.state = State::Damaged;
+        }
         Ok(sum)
     }
 }
