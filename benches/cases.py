@@ -349,7 +349,7 @@ def volume(bench: Bench) -> list[Row]:
         "path": str(pool.image),
         "data": str(pool.data),
         "size": pool.volume_bytes,
-        "buffer_bytes": 1 << 20,
+        "buffer_bytes": 256 << 10,
     }
     runners: dict[str, Runner] = {"cat": bench.command(["cat", str(pool.data)])}
     if worker:

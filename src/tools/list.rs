@@ -59,10 +59,13 @@ pub fn exclusive_blocks(pool: &Arc<Pool>, task: &Task<'_>) -> Result<Vec<Exclusi
     let mut forest = Forest::walk(&reader, task, &blocks, limits, &mut metadata, Some(&data))?;
     forest.resolve(&reader, task)?;
     refuse_damage(&forest, data_blocks)?;
+    let data = data.freeze();
     let alone = Alone {
         reader,
+        forest: &forest,
         references: metadata.freeze(),
-        data: data.freeze(),
+        no_data_shared: data.at_most_one(),
+        data,
     };
     let exclusive = alone.count(&devices, task)?;
     let each = roots.iter().zip(&devices).zip(exclusive);
@@ -114,10 +117,13 @@ fn refuse_damage(forest: &Forest, data_blocks: u64) -> Result<(), Damage> {
 /// Nodes that one device alone reaches.
 struct Alone<'d> {
     reader: Reader<'d>,
+    forest: &'d Forest,
     /// References to each node: from distinct parents, and one per device from roots.
     references: FrozenCounts,
     /// Leaves that map each data block.
     data: FrozenCounts,
+    /// No two leaves map one data block: then nothing in a leaf need be looked up.
+    no_data_shared: bool,
 }
 
 /// What one thread made of its share of a level.
@@ -141,6 +147,13 @@ impl Alone<'_> {
             if level.is_empty() {
                 break;
             }
+            level.retain(|(block, device)| match self.whole_leaf(*block) {
+                Some(blocks) => {
+                    exclusive[*device as usize] += blocks;
+                    false
+                }
+                None => true,
+            });
             level.sort_unstable();
             let (blocks, owners): (Vec<u32>, Vec<u32>) = level.iter().copied().unzip();
             let (_, shares) = self.reader.visit(
@@ -164,6 +177,12 @@ impl Alone<'_> {
             }
         }
         Ok(exclusive)
+    }
+
+    /// The mappings of a leaf that are exclusive as a whole, known from the first walk.
+    fn whole_leaf(&self, block: u32) -> Option<u64> {
+        let summary = self.forest.summary(block)?;
+        (self.no_data_shared && summary.height == 0).then_some(summary.entries.into())
     }
 
     fn node(

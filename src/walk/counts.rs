@@ -193,6 +193,18 @@ impl Counts {
 pub struct FrozenCounts(Vec<Region>);
 
 impl FrozenCounts {
+    /// Whether no block has more than one reference.
+    #[must_use]
+    pub fn at_most_one(&self) -> bool {
+        // No early exit within a region, so that it runs at the speed of memory.
+        self.0.iter().all(|region| match region {
+            Region::Empty => true,
+            Region::Bytes(counts) => counts.iter().fold(true, |one, count| one & (*count <= 1)),
+            // Only what passed 255 is wide.
+            Region::Halves(_) | Region::Words(_) => false,
+        })
+    }
+
     /// The count of `block`; zero past the end.
     #[must_use]
     pub fn get(&self, block: u64) -> u32 {
