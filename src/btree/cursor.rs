@@ -96,10 +96,9 @@ impl Cursor {
             let node = Node::parse(frame.at, &frame.node)?;
             let (keys, children) = (node.keys(), node.children()?);
             let index = frame.next;
-            let past = index >= keys.len()
-                || self
-                    .end
-                    .is_some_and(|end| index > 0 && keys[index].get() >= end);
+            // Keys below a child's own are nowhere, the first child's included.
+            let reached = |end| keys.get(index).is_some_and(|key| key.get() >= end);
+            let past = index >= keys.len() || self.end.is_some_and(reached);
             if past {
                 self.path.pop();
                 continue;
