@@ -39,12 +39,15 @@ impl Check<'_> {
             self.read_tree(DETAILS, root, task, |_, id, value: &DeviceDetails| {
                 details.push(DeviceInfo::new(id, value));
             })?;
-        details.retain(|device| self.is_device_id(device.id));
         let mut tops = Vec::new();
         let root = superblock.data_mapping_root.get();
         let whole_tops = self.read_tree(TOP_LEVEL, root, task, |first_time, id, value: &U64| {
             tops.push((first_time, id, value.get()));
         })?;
+        if whole_details && whole_tops {
+            self.compare_ids(&details, &tops);
+        }
+        details.retain(|device| self.is_device_id(device.id));
         let mut trees = Vec::new();
         for (first_time, id, root) in tops {
             match u32::try_from(root) {
@@ -61,9 +64,6 @@ impl Check<'_> {
                     self.findings.push(finding.of(TOP_LEVEL).on_device(id));
                 }
             }
-        }
-        if whole_details && whole_tops {
-            self.compare_ids(&details, &trees);
         }
         Ok(Roots {
             details,
@@ -83,15 +83,15 @@ impl Check<'_> {
         fits
     }
 
-    fn compare_ids(&mut self, details: &[DeviceInfo], trees: &[(u64, u32)]) {
+    fn compare_ids(&mut self, details: &[DeviceInfo], tops: &[(bool, u64, u64)]) {
         let known: FxHashSet<u64> = details.iter().map(|device| device.id).collect();
-        let mapped: FxHashSet<u64> = trees.iter().map(|tree| tree.0).collect();
+        let mapped: FxHashSet<u64> = tops.iter().map(|top| top.1).collect();
         for device in details.iter().filter(|device| !mapped.contains(&device.id)) {
             let text = format!("device {} has details but no mapping tree", device.id);
             let finding = Finding::new("device-without-mappings", Severity::Fatal, text);
             self.findings.push(finding.of(DETAILS).on_device(device.id));
         }
-        for (id, _) in trees.iter().filter(|tree| !known.contains(&tree.0)) {
+        for (_, id, _) in tops.iter().filter(|top| !known.contains(&top.1)) {
             let text = format!("device {id} has a mapping tree but no details");
             let finding = Finding::new("mappings-without-device", Severity::Fatal, text);
             self.findings.push(finding.of(TOP_LEVEL).on_device(*id));
