@@ -43,23 +43,43 @@ impl<'m> Overflow<'m> {
                 out.push(*entry);
                 self.next += 1;
             }
-            if self.leaves.is_empty() {
+            if !self.read_ahead(reader)? {
                 return Ok(());
             }
-            let (now, later) = self.leaves.split_at(self.leaves.len().min(LEAVES_AHEAD));
-            self.leaves = later;
-            self.ahead.clear();
-            self.next = 0;
-            let (ahead, damages) = (&mut self.ahead, &mut self.damages);
-            each_leaf_in_order(reader, now, |leaf| {
-                let read = leaf.and_then(|node| {
-                    let entries = node.keys().iter().zip(node.values::<U32>()?);
-                    ahead.extend(entries.map(|(key, count)| (key.get(), count.get())));
-                    Ok(())
-                });
-                damages.extend(read.err());
-                Ok(())
-            })?;
         }
+    }
+
+    /// The next entries that were not given out, some at a time; `false` at the end.
+    pub fn next_batch(&mut self, reader: &Reader<'_>, out: &mut Vec<(u64, u32)>) -> Result<bool> {
+        out.clear();
+        while out.is_empty() {
+            out.extend(self.ahead.drain(..).skip(std::mem::take(&mut self.next)));
+            if out.is_empty() && !self.read_ahead(reader)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads a few more leaves; `false` when there are none.
+    fn read_ahead(&mut self, reader: &Reader<'_>) -> Result<bool> {
+        if self.leaves.is_empty() {
+            return Ok(false);
+        }
+        let (now, later) = self.leaves.split_at(self.leaves.len().min(LEAVES_AHEAD));
+        self.leaves = later;
+        self.ahead.clear();
+        self.next = 0;
+        let (ahead, damages) = (&mut self.ahead, &mut self.damages);
+        each_leaf_in_order(reader, now, |leaf| {
+            let read = leaf.and_then(|node| {
+                let entries = node.keys().iter().zip(node.values::<U32>()?);
+                ahead.extend(entries.map(|(key, count)| (key.get(), count.get())));
+                Ok(())
+            });
+            damages.extend(read.err());
+            Ok(())
+        })?;
+        Ok(true)
     }
 }

@@ -27,8 +27,10 @@ pub(super) struct Map {
     /// Entries of bitmaps 0, 1, 2 … up to the first that cannot be used.
     index: Vec<IndexEntry>,
     overflow_leaves: Vec<u32>,
-    /// Whether index and overflow tree could be read whole.
-    whole: bool,
+    /// Whether the index could be read whole.
+    whole_index: bool,
+    /// Whether the overflow tree could be read whole.
+    whole_overflow: bool,
 }
 
 impl Map {
@@ -52,7 +54,7 @@ impl Check<'_> {
         let mut whole =
             self.read_tree(name, tree, task, |first_time, key, entry: &IndexEntry| {
                 let block = entry.blocknr.get();
-                if first_time && block < limit {
+                if first_time && block != 0 && block < limit {
                     pointed.push(block);
                 }
                 // One block cannot be two bitmaps, so this is bounded by the metadata.
@@ -82,7 +84,8 @@ impl Check<'_> {
                 root,
                 index: entries,
                 overflow_leaves: vec![],
-                whole,
+                whole_index: whole,
+                whole_overflow: false,
             },
             task,
         )
@@ -130,7 +133,8 @@ impl Check<'_> {
                 root,
                 index,
                 overflow_leaves: vec![],
-                whole,
+                whole_index: whole,
+                whole_overflow: false,
             },
             task,
         )
@@ -147,7 +151,7 @@ impl Check<'_> {
         for odd in &shape.irregular {
             self.findings.push(Finding::from_damage(map.name, odd));
         }
-        map.whole &= shape.damages.is_empty();
+        map.whole_overflow = shape.damages.is_empty();
         map.overflow_leaves = shape.leaves;
         Ok(map)
     }
@@ -162,7 +166,9 @@ impl Check<'_> {
         task: &Task<'_>,
     ) -> Result<()> {
         let nr_blocks = map.root.nr_blocks.get();
-        if map.whole && map.index.len() as u64 != nr_blocks.div_ceil(ENTRIES_PER_BITMAP as u64) {
+        if map.whole_index
+            && map.index.len() as u64 != nr_blocks.div_ceil(ENTRIES_PER_BITMAP as u64)
+        {
             let text = format!("{} bitmaps for {nr_blocks} blocks", map.index.len());
             let finding = Finding::new("space-map-damaged", Severity::Fatal, text);
             self.findings.push(finding.of(map.name));
@@ -204,13 +210,14 @@ impl Check<'_> {
             }
             task.step(0, index.len() as u64)?;
         }
-        overflow.below(&self.reader, u64::MAX, &mut entries)?;
-        for (block, count) in &entries {
-            let stray = Wrong::StrayOverflow {
-                block: *block,
-                count: *count,
-            };
-            compared.wrong(stray, &mut self.findings);
+        while overflow.next_batch(&self.reader, &mut entries)? {
+            for (block, count) in entries.iter().copied() {
+                // Of a bitmap that could not be found nothing is known.
+                if map.whole_index || block >= nr_blocks {
+                    compared.wrong(Wrong::StrayOverflow { block, count }, &mut self.findings);
+                }
+            }
+            task.step(0, 0)?;
         }
         for damage in &overflow.damages {
             self.findings.push(Finding::from_damage(map.name, damage));
@@ -269,7 +276,7 @@ impl<'m> Compared<'m> {
             complete,
             run: None,
             allocated: 0,
-            unread: !map.whole,
+            unread: !map.whole_index,
         }
     }
 
@@ -296,6 +303,7 @@ impl<'m> Compared<'m> {
                 }
                 return;
             }
+            Wrong::NoOverflow { .. } if !self.map.whole_overflow => return,
             Wrong::NoOverflow { block } => (
                 block,
                 format!("block {block} counts three or more, but how many is not stored"),
