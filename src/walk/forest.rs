@@ -314,10 +314,10 @@ impl<'c> Worker<'c> {
                 "at least 1 below the root",
             ));
         }
+        let values = node.is_leaf().then(|| node.values::<U64>()).transpose()?;
         self.irregular.extend(irregularities(&node, is_root));
         let number = u32::try_from(at.0).unwrap_or(u32::MAX);
-        if node.is_leaf() {
-            let values = node.values::<U64>()?;
+        if let Some(values) = values {
             self.mappings += values.len() as u64;
             self.leaf(number, node.keys(), values, limits);
             let key = |key: Option<&U64>| key.map_or(0, |key| key.get());

@@ -37,6 +37,11 @@ impl Forest {
             keep(&mut self.damages, damage, &mut self.dropped);
             self.settle(block, Summary::DAMAGED);
         }
+        // Several parents may say different things of a node; threads tell in any order.
+        self.damages.sort_by_cached_key(|damage| {
+            let (found, expected) = (damage.found.to_string(), damage.expected.to_string());
+            (damage.block, damage.check, found, expected)
+        });
         Ok(())
     }
 

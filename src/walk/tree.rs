@@ -226,7 +226,10 @@ fn read_level(
             Ok(read.unwrap_or_else(Found::Bad))
         },
     )?;
-    irregular.extend(oddities.into_iter().flatten());
+    let mut oddities: Vec<Damage> = oddities.into_iter().flatten().collect();
+    // Threads tell in any order; of one block there is one thread.
+    oddities.sort_by_key(|odd| odd.block);
+    irregular.append(&mut oddities);
     let mut found = vec![Found::Leaf; level.len()];
     for (index, made) in order.into_iter().zip(made) {
         found[index as usize] = made;
@@ -245,13 +248,13 @@ fn read_node(
     NODE_VALIDATOR.check(at, block)?;
     let node = Node::parse(at, block)?;
     check_bounds(&node, low, high)?;
+    let found = node.header().value_size.get();
+    if node.is_leaf() && usize::try_from(found) != Ok(value_size) {
+        return Err(Damage::new(at, NODE_NAME, "value size", found, value_size));
+    }
     odd.extend(irregularities(&node, low.is_none()));
     if node.is_leaf() {
-        let found = node.header().value_size.get();
-        return match usize::try_from(found) == Ok(value_size) {
-            true => Ok(Found::Leaf),
-            false => Err(Damage::new(at, NODE_NAME, "value size", found, value_size)),
-        };
+        return Ok(Found::Leaf);
     }
     let children = node.keys().iter().zip(node.children()?);
     Ok(Found::Internal(
