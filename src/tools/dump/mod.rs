@@ -107,7 +107,11 @@ fn dump_as<F: Format>(
         root: def.node,
         height: Some(def.height),
     });
-    let sources = sources.chain(devices.iter().copied());
+    let height = |root: NodeRef| shared.as_ref()?.height(root.block);
+    let sources = sources.chain(devices.iter().map(|device| Source {
+        height: height(device.root),
+        ..*device
+    }));
     let job_leaves = job_leaves(crew::threads(task));
     let planner = Planner::new(NodeReader::new(pool), sources, shared.as_ref(), job_leaves);
     let mut output = Output::<F>::new(out);

@@ -29,6 +29,8 @@ pub(super) struct Shared {
     /// In ascending block.
     pub nodes: Vec<SharedNode>,
     blocks: BlockSet,
+    /// Distinct roots of devices, ascending, and the levels below each.
+    heights: Vec<(u32, usize)>,
     /// Leaves to be told, each counted once.
     pub leaves: u64,
 }
@@ -41,6 +43,7 @@ impl Shared {
         survey.descend()?;
         survey.find_parted()?;
         let leaves = survey.leaves;
+        let heights = std::mem::take(&mut survey.heights);
         let mut found = survey.told_once()?;
         found.sort_unstable_by_key(|shared| shared.node.block);
         let mut blocks = BlockSet::new(limit);
@@ -50,6 +53,7 @@ impl Shared {
         Ok(Self {
             nodes: found,
             blocks,
+            heights,
             leaves,
         })
     }
@@ -57,6 +61,13 @@ impl Shared {
     /// Whether the node is only referred to.
     pub fn contains(&self, block: u32) -> bool {
         self.blocks.contains(block.into())
+    }
+
+    /// Levels below a device's root. The tree was looked through so far and no
+    /// further: a walk that met only nodes told elsewhere could not tell.
+    pub fn height(&self, root: u32) -> Option<usize> {
+        let found = self.heights.binary_search_by_key(&root, |known| known.0);
+        found.ok().map(|index| self.heights[index].1)
     }
 }
 
@@ -71,6 +82,7 @@ struct Survey<'s, 'p> {
     seen: BlockSet,
     joint: BlockSet,
     parted: BlockSet,
+    heights: Vec<(u32, usize)>,
     /// Distinct leaves.
     leaves: u64,
 }
@@ -85,6 +97,7 @@ impl<'s, 'p> Survey<'s, 'p> {
             seen: BlockSet::new(limit),
             joint: BlockSet::new(limit),
             parted: BlockSet::new(limit),
+            heights: Vec::new(),
             leaves: 0,
         };
         let mut ordered = roots.to_vec();
@@ -97,6 +110,7 @@ impl<'s, 'p> Survey<'s, 'p> {
                 survey.joint.insert(root.into());
             }
             let height = survey.height(root)?;
+            survey.heights.push((root, height));
             survey.levels[height].push(NodeRef::root(root));
             survey.leaves += u64::from(height == 0);
         }
