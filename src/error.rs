@@ -135,6 +135,14 @@ pub enum Error {
     },
     /// A metadata snapshot was asked for and the pool holds none.
     NoMetadataSnapshot(PathBuf),
+    /// The metadata snapshot that was being read is not held any more, so that
+    /// its blocks may have been used again.
+    SnapshotReleased {
+        /// The file or device.
+        path: PathBuf,
+        /// Where the metadata snapshot was.
+        block: BlockNr,
+    },
     /// No thin device has this id.
     NoSuchDevice(u64),
     /// The call cannot be answered without waiting or I/O.
@@ -191,6 +199,11 @@ impl fmt::Display for Error {
             Self::NoMetadataSnapshot(path) => {
                 write!(f, "{}: the pool holds no metadata snapshot", path.display())
             }
+            Self::SnapshotReleased { path, block } => write!(
+                f,
+                "{}: the metadata snapshot in block {block} was released while it was read",
+                path.display()
+            ),
             Self::NoSuchDevice(id) => write!(f, "no thin device {id}"),
             Self::WouldBlock => f.write_str("the answer is not in the cache"),
             Self::Usage(text) => f.write_str(text),

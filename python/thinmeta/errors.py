@@ -223,18 +223,19 @@ class MetadataSnapshotHeldError(ThinmetaError):
 
 
 class NoMetadataSnapshotError(ThinmetaError):
-    """The metadata snapshot was asked for, and the pool holds none.
+    """The metadata snapshot was asked for, and the pool holds none (any more).
 
     Attributes:
         path: The device or file.
+        reason: Whether there was none, or it was released while it was read.
     """
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
+    def __init__(self, path: str, reason: str = "the pool holds no metadata snapshot") -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
-        return f"{self.path}: the pool holds no metadata snapshot"
+        return f"{self.path}: {self.reason}"
 
 
 class StaleTransactionError(ThinmetaError):

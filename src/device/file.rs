@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::{AlignedBuffer, Device, in_use::loop_device_on};
 use crate::error::{Error, Result};
-use crate::units::BLOCK_BYTES;
+use crate::units::{BLOCK_BYTES, SECTOR_BYTES};
 
 /// What the opener says about other users of the device or file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +157,15 @@ impl Device for FileDevice {
 
     fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    fn size_unit_bytes(&self) -> u64 {
+        // Block devices are whole sectors; the format leaves a part of a block unused.
+        if self.direct {
+            SECTOR_BYTES
+        } else {
+            BLOCK_BYTES as u64
+        }
     }
 
     fn best_request_bytes(&self) -> usize {

@@ -17,6 +17,7 @@ pub use file::{Claim, FileDevice};
 pub use memory::MemoryDevice;
 
 use crate::error::Result;
+use crate::units::BLOCK_BYTES;
 
 /// Something that is read at byte offsets.
 pub trait Device: Send + Sync + Debug {
@@ -25,6 +26,12 @@ pub trait Device: Send + Sync + Debug {
 
     /// Size in bytes, when it was opened.
     fn size_bytes(&self) -> u64;
+
+    /// What its size is a multiple of, unless something was cut off: files hold
+    /// whole metadata blocks.
+    fn size_unit_bytes(&self) -> u64 {
+        BLOCK_BYTES as u64
+    }
 
     /// The request size that suits it: in the page cache what stays in the
     /// processor's own cache, past it what keeps a disk busy.

@@ -30,6 +30,10 @@ pub(super) fn exception(py: Python<'_>, error: Error) -> PyErr {
         Error::NoMetadataSnapshot(path) => {
             instance(py, "NoMetadataSnapshotError", (path.as_os_str(),))
         }
+        Error::SnapshotReleased { path, .. } => {
+            let reason = "the metadata snapshot was released while it was read";
+            instance(py, "NoMetadataSnapshotError", (path.as_os_str(), reason))
+        }
         Error::NoSuchDevice(id) => instance(py, "NoSuchDeviceError", (id,)),
         Error::Usage(text) => instance(py, "UsageError", (text,)),
         Error::WouldBlock => instance(py, "WouldBlockError", (text,)),

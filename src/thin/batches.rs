@@ -51,6 +51,7 @@ impl Position {
         let answer = device
             .runs(next, self.stop)
             .fill(&mut runs, most.max(1) + 1);
+        device.pool().confirm()?;
         match answer {
             Ok(false) => self.next = None,
             Err(error) if runs.len() < 2 => return Err(error),
@@ -92,6 +93,7 @@ impl Position {
             self.next = keys.last().and_then(|key| key.get().checked_add(1));
             task.step(0, keys.len() as u64)?;
         }
+        device.pool().confirm()?;
         Ok(columns)
     }
 }

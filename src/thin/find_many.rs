@@ -93,7 +93,8 @@ impl ThinDevice {
             let mut rows = pieces[piece].lock().unwrap_or_else(PoisonError::into_inner);
             self.find_rows(&mut rows, worker, task)
         };
-        task.share_out(pieces.len(), || (), find)?;
+        let all = task.share_out(pieces.len(), || (), find);
+        self.pool().confirmed(all)?;
         drop(pieces);
         Ok(found)
     }

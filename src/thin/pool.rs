@@ -19,6 +19,9 @@ use crate::units::{BLOCK_BYTES, BlockNr};
 /// How often a superblock that the kernel may just be writing is read again.
 const LIVE_TRIES: usize = 5;
 
+/// Time between two tries: a write of one block is over by then.
+const LIVE_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// Which of a pool's roots to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Snapshot {
@@ -92,7 +95,7 @@ pub fn read_superblock(device: &dyn Device, live: bool) -> Result<Superblock> {
         tries -= 1;
         match SUPERBLOCK_VALIDATOR.check(BlockNr(0), &block) {
             Ok(()) => break,
-            Err(_) if tries > 0 => std::thread::yield_now(),
+            Err(_) if tries > 0 => std::thread::sleep(LIVE_PAUSE),
             Err(damage) => return Err(not_a_superblock(device.path(), &block, damage)),
         }
     }
@@ -144,8 +147,7 @@ fn check_size(device: &dyn Device) -> Result<()> {
     let reason = match size {
         0 => "the file is empty; no metadata is here".to_owned(),
         _ if size < block => format!("only {size} bytes long, shorter than one {block}-byte block"),
-        // Block devices are whole sectors, and the format leaves a part of a block unused.
-        _ if !size.is_multiple_of(512) => {
+        _ if !size.is_multiple_of(device.size_unit_bytes()) => {
             format!("{size} bytes long, not a whole number of {block}-byte blocks: a damaged copy?")
         }
         _ => return Ok(()),
@@ -253,6 +255,39 @@ impl Pool {
         &self.blocks
     }
 
+    /// Whether the metadata snapshot that is read is still held. Its blocks may be
+    /// used again as soon as it is released, and a node of somebody else's is as
+    /// sound as ours: what was read is right only if this holds afterwards.
+    ///
+    /// # Errors
+    /// [`Error::SnapshotReleased`]. Pools that nobody uses are not asked.
+    pub fn confirm(&self) -> Result<()> {
+        let Some(at) = self.snapshot.filter(|at| self.live.held_root.get() == at.0) else {
+            return Ok(());
+        };
+        let device = &**self.device();
+        let held = read_superblock(device, true)?.held_root.get() == at.0;
+        // The same block may hold another snapshot by now.
+        let mut block = BlockData::zeroed();
+        device.read_exact_at(block.bytes_mut(), at.0 * BLOCK_BYTES as u64)?;
+        let same = block.view::<Superblock>().csum == self.superblock.csum;
+        if held && same {
+            return Ok(());
+        }
+        Err(Error::SnapshotReleased {
+            path: self.path().to_owned(),
+            block: at,
+        })
+    }
+
+    /// What was read, or why it cannot be relied on: [`Self::confirm`] afterwards.
+    pub fn confirmed<T>(&self, read: Result<T>) -> Result<T> {
+        if matches!(read, Ok(_) | Err(Error::Damaged(_))) {
+            self.confirm()?;
+        }
+        read
+    }
+
     /// What every mapping has to keep to.
     pub(crate) fn limits(&self) -> MappingLimits {
         MappingLimits {
@@ -262,6 +297,10 @@ impl Pool {
 
     /// Every device, in ascending id.
     pub fn devices(&self) -> Result<Vec<DeviceInfo>> {
+        self.confirmed(self.read_devices())
+    }
+
+    fn read_devices(&self) -> Result<Vec<DeviceInfo>> {
         let mut cursor = self.details.range(0, None);
         let mut devices = Vec::new();
         while let Some(leaf) = cursor.next_leaf()? {
@@ -375,12 +414,25 @@ impl ThinDevice {
 
     /// The mapping of one virtual block.
     pub fn find(&self, virtual_block: u64, wait: Wait) -> Result<Option<Mapping>> {
-        let Some(value) = self.tree.lookup(virtual_block, wait)? else {
+        let read = self.tree.lookup(virtual_block, wait);
+        let read = match wait {
+            Wait::Yes => self.pool.confirmed(read)?,
+            // What is cached was right when it was read.
+            Wait::No => read?,
+        };
+        let Some(value) = read else {
             return Ok(None);
         };
-        self.pool
+        let checked = self
+            .pool
             .limits()
-            .check(self.tree.root(), virtual_block, value.get())?;
+            .check(self.tree.root(), virtual_block, value.get());
+        if let Err(damage) = checked {
+            // A cursor knows the leaf.
+            let end = virtual_block.checked_add(1);
+            self.runs(virtual_block, end).next_leaf()?;
+            return Err(damage.into());
+        }
         Ok(Some(self.interpret(MappingValue(value.get()))))
     }
 

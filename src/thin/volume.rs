@@ -116,7 +116,14 @@ impl Volume {
             let end = usize::try_from(extent.bytes.end - offset_bytes).unwrap_or(length);
             self.read_extent(&extent, &mut buffer[begin..end])?;
         }
+        self.confirm()?;
         Ok(length)
+    }
+
+    /// Whether the metadata snapshot that the volume is read through is still held;
+    /// see [`Pool::confirm`](super::Pool::confirm).
+    pub fn confirm(&self) -> Result<()> {
+        self.device.pool().confirm()
     }
 
     /// Where the bytes of a range come from, in order and without gaps.

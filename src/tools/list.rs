@@ -34,8 +34,13 @@ pub struct Exclusive {
 /// # Errors
 /// [`Error::Damaged`](crate::Error::Damaged): nothing is counted past damage.
 pub fn exclusive_blocks(pool: &Arc<Pool>, task: &Task<'_>) -> Result<Vec<Exclusive>> {
+    pool.confirmed(count_blocks(pool, task))
+}
+
+fn count_blocks(pool: &Arc<Pool>, task: &Task<'_>) -> Result<Vec<Exclusive>> {
     let reader = Reader::new(&**pool.device(), pool.snapshot().is_some());
     let roots = pool.device_roots()?;
+    refuse_lone_devices(pool, &roots)?;
     let metadata_blocks = pool.blocks().nr_blocks().min(MAX_METADATA_BLOCKS);
     let data_blocks = pool.live_superblock().data_blocks();
     // Every data block has its place in a bitmap, and each bitmap is a metadata block.
@@ -82,6 +87,28 @@ pub fn exclusive_blocks(pool: &Arc<Pool>, task: &Task<'_>) -> Result<Vec<Exclusi
             }
         })
         .collect())
+}
+
+/// Both trees have to know the same devices.
+fn refuse_lone_devices(pool: &Arc<Pool>, roots: &[(u64, u64)]) -> Result<()> {
+    let devices = pool.devices()?;
+    let details = devices.iter().map(|device| device.id);
+    if details.clone().eq(roots.iter().map(|root| root.0)) {
+        return Ok(());
+    }
+    for id in details {
+        pool.device_by_id(id)?;
+    }
+    let root = BlockNr(pool.superblock().device_details_root.get());
+    let found = "devices that only the mapping tree has";
+    Err(Damage::new(
+        root,
+        "device details",
+        "device",
+        found,
+        "details of every device",
+    )
+    .into())
 }
 
 fn usable_root(root: u64, metadata_blocks: u64) -> Result<u32, Damage> {

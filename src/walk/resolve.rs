@@ -20,7 +20,8 @@ impl Forest {
     /// Only [`Error::Interrupted`](crate::error::Error::Interrupted).
     pub fn resolve(&mut self, reader: &Reader<'_>, task: &Task<'_>) -> Result<()> {
         let mut open: Vec<Vec<u32>> = self.internals.iter().rev().cloned().collect();
-        loop {
+        // A node is settled after those below it, of which there are sixteen levels at most.
+        for _ in 0..MAX_DEPTH {
             let mut settled = 0;
             for level in &mut open {
                 let left = self.resolve_level(reader, task, level)?;

@@ -129,7 +129,10 @@ impl Search<'_> {
         end: Option<u64>,
         path: &mut Vec<BlockNr>,
     ) {
-        self.steps += 1;
+        self.steps += 1 + self
+            .nodes
+            .get(&block)
+            .map_or(0, |children| children.len() as u64);
         if path.len() >= MAX_DEPTH || self.steps > MAX_STEPS {
             return;
         }

@@ -127,7 +127,8 @@ pub fn check_pool(
     task: &Task<'_>,
 ) -> Result<CheckReport> {
     let snapshot = pool.snapshot().map(|at| (at, *pool.superblock()));
-    Check::new(&**pool.device(), *pool.live_superblock(), snapshot).run(options, task)
+    let check = Check::new(&**pool.device(), *pool.live_superblock(), snapshot);
+    pool.confirmed(check.run(options, task))
 }
 
 /// One check under way.

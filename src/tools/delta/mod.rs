@@ -50,6 +50,6 @@ pub fn delta(left: &ThinDevice, right: &ThinDevice, same: bool, task: &Task<'_>)
     }
     let roots = [left, right].map(|device| device.tree().root());
     let mut rows = Builder::new(same);
-    Lockstep::new(pool, roots, same, task, &mut rows).run()?;
+    pool.confirmed(Lockstep::new(pool, roots, same, task, &mut rows).run())?;
     Ok(rows.finish(pool.superblock().data_block_bytes()))
 }

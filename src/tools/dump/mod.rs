@@ -74,11 +74,11 @@ pub fn dump(
     out: &mut dyn Write,
     task: &Task<'_>,
 ) -> Result<()> {
-    match options.format {
+    pool.confirmed(match options.format {
         DumpFormat::Xml => dump_as::<xml::Xml>(pool, options, out, task),
         DumpFormat::Human => dump_as::<human::Human>(pool, options, out, task),
         DumpFormat::JsonLines => dump_as::<jsonl::JsonLines>(pool, options, out, task),
-    }
+    })
 }
 
 /// Leaves of a job. More threads have smaller ones, so that memory stays the same.
