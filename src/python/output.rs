@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::RawFd;
 
+use pyo3::exceptions::PyBlockingIOError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use rustix::io::Errno;
 
 use super::buffer::duplicate;
 
@@ -61,10 +63,14 @@ impl Write for Writer {
         let written = Python::attach(|py| {
             let argument = PyBytes::new(py, bytes);
             let written = self.0.call_method1(py, intern!(py, "write"), (argument,))?;
-            written.extract::<Option<usize>>(py)
+            match written.extract::<Option<usize>>(py)? {
+                Some(count) => Ok(count),
+                None if is_raw(self.0.bind(py))? => Err(would_block()),
+                // Any other object that says nothing has taken everything.
+                None => Ok(bytes.len()),
+            }
         });
-        // An object that says nothing has taken everything.
-        let written = written.map_err(io::Error::other)?.unwrap_or(bytes.len());
+        let written = written.map_err(io::Error::other)?;
         if written > bytes.len() {
             let text = format!("write() of {} bytes returned {written}", bytes.len());
             return Err(io::Error::new(ErrorKind::InvalidInput, text));
@@ -75,4 +81,15 @@ impl Write for Writer {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Whether `None` from its `write` means that it has taken nothing.
+fn is_raw(writer: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let io = writer.py().import(intern!(writer.py(), "io"))?;
+    writer.is_instance(&io.getattr(intern!(writer.py(), "RawIOBase"))?)
+}
+
+fn would_block() -> PyErr {
+    let text = "the output takes nothing now, and does not wait";
+    PyBlockingIOError::new_err((Errno::AGAIN.raw_os_error(), text))
 }
