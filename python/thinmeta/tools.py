@@ -12,10 +12,17 @@ from thinmeta.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, BinaryIO, Literal
+    from typing import Any, Literal, Protocol
 
     from thinmeta.pool import Pool
     from thinmeta.types import CheckReport
+
+    class Writer(Protocol):
+        """An object that bytes can be written to."""
+
+        def write(self, data: bytes, /) -> object:
+            """Take the bytes; say how many of them, or nothing if it was all."""
+
 
 __all__ = ["FORMATS", "check", "dump"]
 
@@ -99,7 +106,7 @@ def check_fields(
 
 def dump(
     path_or_pool: str | os.PathLike[str] | Pool,
-    out: int | BinaryIO,
+    out: int | Writer,
     *,
     format: str = "xml",
     shared: bool = False,

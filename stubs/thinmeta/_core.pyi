@@ -6,13 +6,16 @@ in :mod:`thinmeta`.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Literal, Self, final
+from typing import Any, BinaryIO, Literal, Protocol, Self, final
 
 from typing_extensions import Buffer, disjoint_base
 
 __version__: str
 
 type _Progress = Callable[[int, int], object]
+
+class _Writer(Protocol):
+    def write(self, data: bytes, /) -> object: ...
 
 @final
 class Run:
@@ -119,6 +122,7 @@ class Pool:
     def closed(self) -> bool: ...
     def close(self) -> None: ...
     def superblock(self) -> dict[str, Any]: ...
+    def metadata_snapshot_held(self) -> bool: ...
     def metadata_space(self) -> tuple[int, int]: ...
     def data_space(self) -> tuple[int, int]: ...
     def device_ids(self) -> list[int]: ...
@@ -137,7 +141,7 @@ class Pool:
     ) -> Delta: ...
     def dump(
         self,
-        out: int | BinaryIO,
+        out: int | _Writer,
         *,
         format: str = "xml",
         shared: bool = False,
