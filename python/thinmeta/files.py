@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-__all__ = ["OutputFile"]
+__all__ = ["OutputFile", "name_output"]
+
+#: What the native module, which is given a descriptor, calls it in errors.
+STAND_IN = "<output>"
 
 #: What pipes, terminals and the like answer to fsync.
 _CANNOT_SYNC = (errno.EINVAL, errno.EROFS, errno.ENOTSUP)
@@ -32,18 +35,32 @@ class OutputFile:
     written in place; so is what stdout is connected to (``/dev/stdout``). A block
     device that is in use (mounted, part of a volume group) is refused by the kernel.
 
+    Whatever fails about the output names it as the user does.
+
     Args:
         path: Where the output is to be.
         inputs: Files that the work reads; none of them may be the output.
+        needs_bytes: How much will be written, if that is known. A block device
+            without room for it is refused before anything is written.
+        name: What to call the output in errors, if not by its path.
 
     Raises:
         UsageError: The output is one of the inputs.
-        OSError: It is a folder, or cannot be written.
+        OSError: It is a folder, too small, or cannot be written.
     """
 
-    def __init__(self, path: str, *, inputs: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        inputs: Iterable[str] = (),
+        needs_bytes: int = 0,
+        name: str | None = None,
+    ) -> None:
         self.path = path
         self._inputs = tuple(inputs)
+        self._needs_bytes = needs_bytes
+        self._name = path if name is None else name
         self._descriptor = -1
         self._temporary = ""
         self._final = path
@@ -56,6 +73,18 @@ class OutputFile:
             raise
         return self._descriptor
 
+    def _check_room(self) -> None:
+        """Refuse a block device, which cannot grow, if it is too small."""
+        if not stat.S_ISBLK(os.fstat(self._descriptor).st_mode):
+            return
+        here = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+        room = os.lseek(self._descriptor, 0, os.SEEK_END) - here
+        os.lseek(self._descriptor, here, os.SEEK_SET)
+        if room < self._needs_bytes:
+            words = f"{os.strerror(errno.ENOSPC)}: it has room for {room} bytes"
+            words += f", and {self._needs_bytes} are to be written; nothing written"
+            raise OSError(errno.ENOSPC, words, self._name)
+
     def _open(self) -> None:
         try:
             found = os.stat(self.path)
@@ -66,7 +95,7 @@ class OutputFile:
             if _is_same(found, other):
                 raise UsageError(f"the output {self.path} is the input {other}; nothing written")
         if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._name)
         standard = _standard_descriptor(found)
         if standard is not None:
             self._descriptor = os.dup(standard)
@@ -75,6 +104,7 @@ class OutputFile:
         else:
             exclusive = os.O_EXCL if stat.S_ISBLK(found.st_mode) else 0
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | exclusive)
+        self._check_room()
 
     def __exit__(
         self,
@@ -85,6 +115,8 @@ class OutputFile:
         try:
             if raised is None:
                 self._finish()
+            elif isinstance(value, OSError):
+                name_output(value, self._name)
         finally:
             self._clean_up()
 
@@ -118,7 +150,7 @@ class OutputFile:
             self._descriptor = os.open(temporary, flags, 0o666)
         except OSError as error:
             self._temporary = ""
-            error.filename = self.path  # the name that the user knows
+            error.filename = self._name  # what the user calls it
             raise
         if mode is not None:
             os.fchmod(self._descriptor, mode)
@@ -128,7 +160,7 @@ class OutputFile:
             os.fsync(self._descriptor)
         except OSError as error:
             if self._temporary or error.errno not in _CANNOT_SYNC:
-                error.filename = self.path
+                error.filename = self._name
                 raise
         if not self._temporary:
             return
@@ -139,6 +171,12 @@ class OutputFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def name_output(error: OSError, name: str) -> None:
+    """Put the user's name for an output in place of the native module's stand-in."""
+    if error.filename == STAND_IN:
+        error.filename = name
 
 
 def _is_same(found: os.stat_result, other: str) -> bool:

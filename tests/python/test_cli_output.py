@@ -17,6 +17,7 @@ import pytest
 
 from command import ThinmetaCommand
 from corpus import Corpus
+from loops import loop_device
 from thinmeta.errors import UsageError
 from thinmeta.files import OutputFile
 
@@ -167,15 +168,68 @@ def test_a_reader_that_goes_away_is_no_error(command: ThinmetaCommand, corpus: C
 
 def test_a_full_disk_is_one_line_and_status_3(command: ThinmetaCommand, corpus: Corpus) -> None:
     meta = corpus["sequential"].meta
-    for words in (["ls", meta], ["--help"], ["dump", meta], ["dump", meta, "-o", "/dev/full"]):
+    pair = corpus["pair-zeroing-1"]
+    extract = ["extract", pair.meta, pair.data, "0", "--size=20504s", "-o"]
+    stdout = b"standard output"
+    for words, name in (
+        (["ls", meta], stdout),
+        (["--help"], stdout),
+        (["dump", meta], stdout),
+        (["dump", meta, "-o", "-"], stdout),
+        (["dump", meta, "-o", "/dev/full"], b"/dev/full"),
+        (["delta", "--same", "--json", corpus["snap-chain"].meta, 0, 20], stdout),
+        ([*extract, "-"], stdout),
+        ([*extract, "/dev/full"], b"/dev/full"),
+    ):
         with open("/dev/full", "wb") as full:
             run = subprocess.run(
                 command.argv(*words), stdout=full, stderr=subprocess.PIPE, check=False
             )
         assert run.returncode == 3, words
-        assert run.stderr.startswith(b"thinmeta: ")
-        assert b"No space left on device" in run.stderr
-        assert run.stderr.count(b"\n") == 1
+        assert run.stderr == b"thinmeta: " + name + b": No space left on device\n"
+
+
+def test_a_file_that_may_grow_no_further_is_named(
+    command: ThinmetaCommand, corpus: Corpus, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    pair = corpus["pair-zeroing-1"]
+    for words in (
+        ["dump", corpus["random-60k"].meta, "-o", out],
+        ["extract", pair.meta, pair.data, "0", "--size=20504s", "-o", out],
+    ):
+        line = ["sh", "-c", 'ulimit -f 8; trap "" XFSZ; exec "$@"', "sh", *command.argv(*words)]
+        run = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert run.returncode == 3
+        assert run.stderr == f"thinmeta: {out}: File too large\n"
+        assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("as_stdout", [False, True])
+def test_a_device_too_small_for_the_volume_is_not_written_to(
+    command: ThinmetaCommand, corpus: Corpus, tmp_path: Path, as_stdout: bool
+) -> None:
+    pair = corpus["pair-zeroing-1"]
+    old = bytes(range(256)) * 4096
+    (tmp_path / "beneath").write_bytes(old)
+    with loop_device(tmp_path / "beneath") as device, device.open("r+b") as opened:
+        out = "-" if as_stdout else device
+        stdout = opened if as_stdout else subprocess.PIPE
+        words = command.argv("extract", pair.meta, pair.data, "0", "-o", out, "--size")
+        run = subprocess.run(
+            [*words, "20504s"], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+        )
+        assert run.returncode == 3
+        name = "standard output" if as_stdout else device
+        assert run.stderr == (
+            f"thinmeta: {name}: No space left on device: it has room for 1048576 bytes, "
+            "and 10498048 are to be written; nothing written\n"
+        )
+        assert opened.read() == old
+        opened.seek(0)
+        fits = subprocess.run([*words, "2048s"], stdout=stdout, stderr=subprocess.PIPE, check=False)
+        assert fits.returncode == 0
+    assert (tmp_path / "beneath").read_bytes() != old
 
 
 def test_a_closed_stdout_is_one_line_and_status_3(command: ThinmetaCommand, corpus: Corpus) -> None:

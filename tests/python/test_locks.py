@@ -14,7 +14,7 @@ import pytest
 import thinmeta
 from command import ThinmetaCommand
 from corpus import Corpus
-from oracles import find, missing
+from loops import loop_device
 
 HOLDER = """
 import fcntl, sys
@@ -90,19 +90,8 @@ def test_any_number_of_readers_may_look_at_a_file(meta: Path) -> None:
 @pytest.fixture
 def loop(meta: Path) -> Iterator[Path]:
     """A loop device that stands on the file."""
-    if os.geteuid() != 0:
-        pytest.skip("loop devices need root")
-    losetup = find("losetup")
-    if losetup is None:
-        missing("losetup is not installed")
-    made = subprocess.run(
-        [losetup, "--find", "--show", str(meta)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"no loop device here: {made.stderr.strip()}")
-    device = made.stdout.strip()
-    yield Path(device)
-    subprocess.run([losetup, "--detach", device], check=True)
+    with loop_device(meta) as device:
+        yield device
 
 
 def test_a_file_under_a_loop_device_is_in_use(loop: Path, meta: Path) -> None:

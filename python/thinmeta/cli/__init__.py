@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         status = _run(words)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        from thinmeta.cli.output import flush_stdout
+
+        flush_stdout()
     except SystemExit:
         raise
     except BaseException as error:  # an interrupt and a panic of the native module, too

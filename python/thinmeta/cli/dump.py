@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from thinmeta.cli.options import Option, device_number, parse
-from thinmeta.cli.output import stdout_descriptor, write_text
+from thinmeta.cli.output import STDOUT, stdout_descriptor, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.errors import UsageError
-from thinmeta.pool import open_pool
+from thinmeta.files import OutputFile, name_output
+from thinmeta.pool import Pool, open_pool
 from thinmeta.tools import FORMATS, dump
 
 HELP = """\
@@ -57,17 +58,23 @@ def run(arguments: list[str]) -> int:
     shared = parsed.has("shared")
     devices = [device_number(word, "--dev-id") for word in parsed.values("dev-id")] or None
     path, out = parsed.words[0], parsed.value("output")
+
+    def write(pool: Pool, target: int) -> None:
+        with progress("dumping") as report:
+            dump(pool, target, format=form, shared=shared, device_ids=devices, progress=report)
+
     with open_pool(path, metadata_snapshot=parsed.metadata_snapshot()) as pool:
         if out is None or out == "-":
-            with progress("dumping") as report:
-                target = stdout_descriptor()
-                dump(pool, target, format=form, shared=shared, device_ids=devices, progress=report)
+            try:
+                write(pool, stdout_descriptor())
+            except OSError as error:
+                name_output(error, STDOUT)
+                raise
             return 0
 
         from thinmeta.cli.signals import raise_on_termination
-        from thinmeta.files import OutputFile
 
         raise_on_termination()
-        with OutputFile(out, inputs=(path,)) as target, progress("dumping") as report:
-            dump(pool, target, format=form, shared=shared, device_ids=devices, progress=report)
+        with OutputFile(out, inputs=(path,)) as target:
+            write(pool, target)
     return 0

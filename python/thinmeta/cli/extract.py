@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thinmeta.cli.options import Option, device_number, parse, size
-from thinmeta.cli.output import write_error, write_text
+from thinmeta.cli.output import STDOUT, write_error, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.signals import raise_on_termination
 from thinmeta.errors import UsageError
@@ -72,7 +72,12 @@ def run(arguments: list[str]) -> int:
         device = pool.devices[device_id]
         with device.open(size_bytes=size_bytes, external_origin=origin) as volume:
             inputs = (path, data) if origin is None else (path, data, origin)
-            output = OutputFile("/dev/stdout" if out == "-" else out, inputs=inputs)
+            output = OutputFile(
+                "/dev/stdout" if out == "-" else out,
+                inputs=inputs,
+                needs_bytes=volume.size_bytes,
+                name=STDOUT if out == "-" else None,
+            )
             with output as target, progress("extracting") as report:
                 to_stdout = output.is_stdout()
                 sha256, total, mapped = volume.extract(target, progress=report)

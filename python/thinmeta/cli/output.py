@@ -10,7 +10,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["stdout_descriptor", "write_error", "write_json", "write_table", "write_text"]
+__all__ = [
+    "STDOUT",
+    "flush_stdout",
+    "stdout_descriptor",
+    "write_error",
+    "write_json",
+    "write_table",
+    "write_text",
+]
+
+#: What errors call it.
+STDOUT = "standard output"
 
 
 def write_text(text: str) -> None:
@@ -22,7 +33,26 @@ def write_text(text: str) -> None:
     out = sys.stdout
     if out is None:
         raise _no_stdout()
-    out.buffer.write(text.encode("utf-8", "surrogateescape"))
+    try:
+        out.buffer.write(text.encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        error.filename = STDOUT
+        raise
+
+
+def flush_stdout() -> None:
+    """Bring what was printed to its reader.
+
+    Raises:
+        OSError: Stdout is full or broken.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = STDOUT
+        raise
 
 
 def write_json(value: Any) -> None:
@@ -56,11 +86,11 @@ def stdout_descriptor() -> int:
     out = sys.stdout
     if out is None:
         raise _no_stdout()
-    out.flush()
+    flush_stdout()
     return out.fileno()
 
 
 def _no_stdout() -> OSError:
     import errno
 
-    return OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+    return OSError(errno.EBADF, os.strerror(errno.EBADF), STDOUT)
