@@ -46,7 +46,7 @@ $(DEV_ENV): requirements-dev.lock $(BUILD_ENV)
 	@touch $@
 
 $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -type f)
-	@echo "building the native module (a minute or two, the first time)" >&2
+	@echo "building the native module (two or three minutes, the first time)" >&2
 	@# `--group build`: it would fetch the group `dev` otherwise.
 	@out=$$(PIP_QUIET=1 $(IN_VENV) maturin develop --release $(LOCKED) --group build --quiet 2>&1) \
 	    || { printf '%s\n' "$$out" >&2; exit 1; }
