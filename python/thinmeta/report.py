@@ -4,9 +4,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
 
     from thinmeta.types import AffectedRange, CheckReport, Finding
+
+    Scope = Literal["all", "superblock", "without_mappings"]
 
 __all__ = ["check_json", "check_text", "count", "human_bytes", "verdict"]
 
@@ -26,38 +28,43 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def verdict(fields: dict[str, Any], *, superblock_only: bool = False) -> str:
+def verdict(fields: dict[str, Any], scope: Scope = "all") -> str:
     """The last line of a check: what it means, for somebody who does it the first time.
 
     Args:
         fields: The native module's result.
-        superblock_only: Nothing but block 0 was looked at.
+        scope: What was looked at.
     """
-    if superblock_only:
-        looked = "the superblock"
+    if scope == "superblock":
+        looked = "only the superblock checked"
     else:
         looked = (
             f"{count(fields.get('metadata_blocks_checked', 0), 'metadata block')}, "
-            f"{count(fields.get('devices', 0), 'thin device')}, "
-            f"{count(fields.get('mappings_checked', 0), 'mapping')}"
+            f"{count(fields.get('devices', 0), 'thin device')}"
         )
+        if scope == "all":
+            looked += f", {count(fields.get('mappings_checked', 0), 'mapping')} checked"
+        else:
+            looked += " checked; mappings were not looked at"
     omitted = sum(fields.get("findings_omitted", {}).values())
     severities = [finding["severity"] for finding in fields["findings"]]
     fatal, minor = severities.count("fatal"), severities.count("non-fatal")
     if fields["clean"]:
         notes = f" {count(severities.count('info'), 'note')} above." if "info" in severities else ""
-        return f"CLEAN: nothing is wrong ({looked} checked).{notes}"
+        if scope == "superblock":
+            return f"CLEAN: the superblock is sound; nothing else was looked at.{notes}"
+        return f"CLEAN: nothing is wrong ({looked}).{notes}"
     others = minor + omitted
     total = count(fatal + others, "problem")
     if fatal:
         what = f"{total}, {fatal} of them fatal" if others else count(fatal, "fatal problem")
         return (
             f"DAMAGED: {what}: some data cannot be reached or must not be trusted "
-            f"({looked} checked). Do not activate the pool before it is repaired."
+            f"({looked}). Do not activate the pool before it is repaired."
         )
     return (
         f"NOT CLEAN: {total}, none fatal: all data can be reached, a repair loses nothing "
-        f"({looked} checked)."
+        f"({looked})."
     )
 
 
@@ -104,13 +111,16 @@ def _affected_text(part: AffectedRange, block_bytes: int) -> str:
     return f"device {part.device_id}, {where}{blocks}"
 
 
-def check_json(fields: dict[str, Any], path: str, snapshot: str | int | None) -> dict[str, Any]:
+def check_json(
+    fields: dict[str, Any], path: str, snapshot: str | int | None, scope: Scope = "all"
+) -> dict[str, Any]:
     """The result of a check as a JSON document.
 
     Args:
         fields: The native module's result.
         path: What was checked.
         snapshot: Which metadata snapshot, if one.
+        scope: What was looked at.
     """
     findings = [
         {
@@ -122,4 +132,5 @@ def check_json(fields: dict[str, Any], path: str, snapshot: str | int | None) ->
         }
         for finding in fields["findings"]
     ]
-    return {"metadata": path, "metadata_snapshot": snapshot, **fields, "findings": findings}
+    head = {"metadata": path, "metadata_snapshot": snapshot, "scope": scope}
+    return {**head, **fields, "findings": findings}

@@ -93,7 +93,16 @@ def test_the_verdict_says_what_it_means() -> None:
     assert verdict(result(finding())).startswith("DAMAGED: 1 fatal problem: ")
     mixed = verdict(result(finding(), finding("non-fatal"), findings_omitted={"data-leak": 7}))
     assert mixed.startswith("DAMAGED: 9 problems, 1 of them fatal: ")
-    assert "the superblock checked" in verdict(result(), superblock_only=True)
+
+
+def test_the_verdict_claims_nothing_about_what_was_not_looked_at() -> None:
+    sound = "CLEAN: the superblock is sound; nothing else was looked at."
+    assert verdict(result(), "superblock") == sound
+    assert verdict(result(finding("info")), "superblock") == sound + " 1 note above."
+    assert "(only the superblock checked)" in verdict(result(finding()), "superblock")
+    looked = "20 metadata blocks, 3 thin devices checked; mappings were not looked at"
+    assert verdict(result(), "without_mappings") == f"CLEAN: nothing is wrong ({looked})."
+    assert f"({looked})" in verdict(result(finding("non-fatal")), "without_mappings")
 
 
 def test_the_json_form_names_the_parts_of_a_range() -> None:

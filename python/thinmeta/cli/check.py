@@ -5,7 +5,12 @@ from __future__ import annotations
 from thinmeta.cli.options import Option, parse
 from thinmeta.cli.output import write_json, write_text
 from thinmeta.cli.progress import progress
+from thinmeta.errors import UsageError
 from thinmeta.tools import check_fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from thinmeta.report import Scope
 
 HELP = """\
 Usage: thinmeta check [-q] [--super-block-only | --skip-mappings] [--json] [-m] META
@@ -25,7 +30,7 @@ Options
   -q, --quiet            print nothing; only the exit status tells
       --super-block-only look at the first block only, which is instant
       --skip-mappings    leave out the mappings of the devices
-      --json             print JSON
+      --json             print JSON; "scope" in it is all, superblock or without_mappings
   -m, --metadata-snapshot[=BLOCK]
                          check the metadata snapshot that the pool holds, or the one
                          at BLOCK; works while the pool is in use
@@ -46,13 +51,19 @@ def run(arguments: list[str]) -> int:
         write_text(HELP)
         return 0
     quiet, superblock_only = parsed.has("quiet"), parsed.has("super-block-only")
+    skip_mappings = parsed.has("skip-mappings")
+    if superblock_only and skip_mappings:
+        raise UsageError("check: --super-block-only and --skip-mappings exclude each other")
+    scope: Scope = "all"
+    if superblock_only or skip_mappings:
+        scope = "superblock" if superblock_only else "without_mappings"
     path, snapshot = parsed.words[0], parsed.metadata_snapshot()
     with progress("checking", quiet=quiet) as report:
         fields = check_fields(
             path,
             metadata_snapshot=snapshot,
             superblock_only=superblock_only,
-            skip_mappings=parsed.has("skip-mappings"),
+            skip_mappings=skip_mappings,
             progress=report,
         )
     if quiet:
@@ -60,7 +71,7 @@ def run(arguments: list[str]) -> int:
     elif parsed.has("json"):
         from thinmeta.report import check_json
 
-        write_json(check_json(fields, path, snapshot))
+        write_json(check_json(fields, path, snapshot, scope))
     else:
         from thinmeta.report import check_text, verdict
 
@@ -68,5 +79,5 @@ def run(arguments: list[str]) -> int:
             from thinmeta.types import CheckReport
 
             write_text(check_text(CheckReport.from_fields(fields)))
-        write_text(verdict(fields, superblock_only=superblock_only) + "\n")
+        write_text(verdict(fields, scope) + "\n")
     return 0 if fields["clean"] else 1

@@ -93,7 +93,9 @@ def _chunks(ranges: list[Range], totals: dict[str, int]) -> Iterator[list[Range]
 
 
 def _write_text_ranges(ranges: list[Range], size: int, totals: dict[str, int]) -> None:
-    last = ranges[-1][1] + ranges[-1][2] if ranges else 0
+    if not ranges:
+        return
+    last = ranges[-1][1] + ranges[-1][2]
     widths = [
         max(len(head), len(str(last * unit)))
         for head, unit in zip(HEADS[1:], (size, size, 1, 1), strict=True)
