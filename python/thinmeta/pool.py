@@ -311,8 +311,11 @@ class Pool:
             progress: Called now and then as ``progress(done, total)``.
 
         Returns:
-            ``{device id: (exclusive, shared)}`` in data blocks: those that only this
-            device maps, and would be freed with it; and those that others map too.
+            ``{device id: (exclusive, shared)}`` in data blocks: those that no other
+            device maps, and those that others map too. Removing a device frees its
+            exclusive blocks; but while the pool holds a metadata snapshot
+            (``superblock.held_root`` is not 0), only those that the snapshot does
+            not refer to.
 
         Raises:
             DamagedBlockError: A node failed its check.
@@ -340,6 +343,10 @@ class Pool:
     def _superblock_fields(self) -> dict[str, Any]:
         """The superblock without the cost of a dataclass, for the command line."""
         return self._native.superblock()
+
+    def _metadata_snapshot_held(self) -> bool:
+        """Whether the pool holds a metadata snapshot, whichever superblock is read."""
+        return self._native.metadata_snapshot_held()
 
     def _device_rows(self) -> list[tuple[int, int, int, int, int]]:
         """All devices at once, for the command line; in the order of their ids.

@@ -101,6 +101,12 @@ impl Pool {
         superblock_fields(py, self.state.pool(py)?.superblock())
     }
 
+    /// Whichever superblock is read, the live one knows.
+    fn metadata_snapshot_held(&self, py: Python<'_>) -> PyResult<bool> {
+        let pool = self.state.pool(py)?;
+        Ok(pool.live_superblock().held_root.get() != 0)
+    }
+
     fn metadata_space(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         let pool = self.state.pool(py)?;
         let root = &pool.live_superblock().metadata_space_map_root.root;

@@ -5,7 +5,7 @@ released, one core function runs, the result is converted. The public names are
 in :mod:`thinmeta`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, BinaryIO, Literal, Protocol, Self, final
 
 from typing_extensions import Buffer, disjoint_base

@@ -184,6 +184,22 @@ def test_the_metadata_snapshot_is_another_view(command: ThinmetaCommand, corpus:
     assert [device["device_id"] for device in live["devices"]] == [0, 1, 2, 3]
 
 
+def test_ls_says_when_a_metadata_snapshot_keeps_what_is_exclusive(
+    command: ThinmetaCommand, corpus: Corpus
+) -> None:
+    held, not_held = corpus["pair-zeroing-2"].meta, corpus["pair-zeroing-1"].meta
+    for words in (["-o", "all"], ["-o", "+exclusive", "-m"], ["--json", "-o", "exclusive"]):
+        run = command("ls", *words, held)
+        assert run.returncode == 0
+        assert run.stderr.startswith("thinmeta: the pool holds a metadata snapshot: ")
+        assert run.stderr.count("\n") == 1
+    assert command("ls", "-o", "all", not_held).stderr == ""
+    assert command("ls", held).stderr == command("ls", "-o", "shared", held).stderr == ""
+    for meta, is_held in ((held, True), (not_held, False)):
+        assert as_json(command("ls", "--json", meta))["metadata_snapshot_held"] is is_held
+    assert as_json(command("ls", "--json", "-m", held))["metadata_snapshot_held"] is True
+
+
 def test_check_of_a_sound_pool(command: ThinmetaCommand, corpus: Corpus) -> None:
     meta = corpus["snap-chain"].meta
     run = command("check", meta)
@@ -195,8 +211,17 @@ def test_check_of_a_sound_pool(command: ThinmetaCommand, corpus: Corpus) -> None
     answer = as_json(command("check", "--json", meta))
     assert answer["clean"] is True
     assert answer["findings"] == []
-    assert command("check", "--super-block-only", meta).returncode == 0
-    assert command("check", "--skip-mappings", meta).returncode == 0
+    assert answer["scope"] == "all"
+
+
+def test_check_says_what_it_looked_at(command: ThinmetaCommand, corpus: Corpus) -> None:
+    meta = corpus["snap-chain"].meta
+    only, skip = "--super-block-only", "--skip-mappings"
+    assert "nothing else was looked at" in command("check", only, meta).stdout
+    assert "mappings were not looked at" in command("check", skip, meta).stdout
+    assert as_json(command("check", only, "--json", meta))["scope"] == "superblock"
+    assert as_json(command("check", skip, "--json", meta))["scope"] == "without_mappings"
+    fails(command("check", only, skip, meta), 2, "exclude each other")
 
 
 def test_check_of_a_leak_is_status_1(command: ThinmetaCommand, corpus: Corpus) -> None:
@@ -270,7 +295,7 @@ def test_delta_with_same_covers_everything_mapped(command: ThinmetaCommand, corp
 
 def test_a_volume_does_not_differ_from_itself(command: ThinmetaCommand, corpus: Corpus) -> None:
     meta = corpus["deleted"].meta
-    assert "total: no difference\n" in command("delta", meta, "2", "2").stdout
+    assert command("delta", meta, "2", "2").stdout == "total: no difference\n"
     answer = as_json(command("delta", "--json", meta, "2", "2"))
     assert answer["ranges"] == []
     assert set(answer["totals"].values()) == {0}

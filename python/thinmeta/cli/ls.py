@@ -23,7 +23,9 @@ Options
   -o, --output COLUMNS   what to show, separated by commas:
         dev           the device's id, the number by which the pool knows it
         mapped        how much of it has been written and takes up space
-        exclusive     of that, what nothing else uses: removing it frees this
+        exclusive     of that, what no other device uses: removing it frees this,
+                      unless the pool holds a metadata snapshot that still refers to
+                      it (a line on stderr says that it holds one)
         shared        of that, what other devices use as well
         transaction   the pool's transaction when it was created
         create_time   the pool's clock when it was created
@@ -56,6 +58,10 @@ DETAILS = ("dev", "mapped", "transaction", "create_time", "snap_time")
 COUNTED = ("exclusive", "shared")
 SIZES = ("mapped", *COUNTED)
 UNITS = ("human", "bytes", "blocks")
+HELD = (
+    "thinmeta: the pool holds a metadata snapshot: until it is released, removing a device "
+    "frees nothing that the snapshot refers to\n"
+)
 KEYS = {
     "dev": "device_id",
     "transaction": "transaction_id",
@@ -77,17 +83,21 @@ def run(arguments: list[str]) -> int:
     with open_pool(path, metadata_snapshot=snapshot) as pool:
         superblock = pool._superblock_fields()
         block_bytes = superblock["data_block_size"] * 512
+        is_held = pool._metadata_snapshot_held()
         rows = [dict(zip(DETAILS, row, strict=True)) for row in pool._device_rows()]
         if any(column in COUNTED for column in columns):
             with progress("reading all mappings") as report:
                 counts = pool.exclusive_blocks(progress=report)
             for row in rows:
                 row["exclusive"], row["shared"] = counts[row["dev"]]
+            if is_held and "exclusive" in columns:
+                write_error(HELD)
     if as_json:
         write_json(
             {
                 "metadata": path,
                 "metadata_snapshot": snapshot,
+                "metadata_snapshot_held": is_held,
                 "transaction_id": superblock["trans_id"],
                 "time": superblock["time"],
                 "needs_check": superblock["needs_check"],
