@@ -8,7 +8,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-__all__ = ["MAX_U64", "number", "snapshot_argument"]
+__all__ = [
+    "MAX_U64",
+    "cache_argument",
+    "mode_argument",
+    "number",
+    "snapshot_argument",
+    "threads_argument",
+]
 
 MAX_U64 = 2**64 - 1
 
@@ -23,6 +30,32 @@ def snapshot_argument(value: object) -> Literal["held"] | int | None:
     if not 0 < block <= MAX_U64:
         raise UsageError(f"no metadata snapshot can be at block {block}")
     return block
+
+
+def mode_argument(mode: object, what: str) -> None:
+    """Check a ``mode`` argument: reading is all there is yet."""
+    if mode == "r+":
+        raise UsageError(f"writing is not there yet: open the {what} with mode='r'")
+    if mode != "r":
+        raise UsageError(f"mode is {mode!r}, not 'r'")
+
+
+def threads_argument(value: object) -> int | None:
+    """Check a ``threads`` argument."""
+    if value is None:
+        return None
+    threads = number(value, "threads", "a number or None")
+    if not 0 < threads <= MAX_U64:
+        raise UsageError(f"threads is {threads}; at least 1 is needed, or None to let us choose")
+    return threads
+
+
+def cache_argument(value: object) -> int:
+    """Check a ``cache_bytes`` argument."""
+    cache_bytes = number(value, "cache_bytes")
+    if not 0 <= cache_bytes <= MAX_U64:
+        raise UsageError(f"no cache can have {cache_bytes} bytes")
+    return cache_bytes
 
 
 def number(value: object, name: str, wanted: str = "a number") -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from thinmeta.arguments import number
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, overload
 
     from thinmeta import _core
     from thinmeta.types import DeltaRange
@@ -48,13 +50,24 @@ class Delta:
         return len(self._native)
 
     def __iter__(self) -> Iterator[DeltaRange]:
-        return map(self.__getitem__, range(len(self._native)))
+        return (self[index] for index in range(len(self._native)))
 
-    def __getitem__(self, index: int) -> DeltaRange:
-        """One row; a negative index counts from the end."""
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, index: int) -> DeltaRange: ...
+
+        @overload
+        def __getitem__(self, index: slice) -> list[DeltaRange]: ...
+
+    def __getitem__(self, index: int | slice) -> DeltaRange | list[DeltaRange]:
+        """One row, or a list of them; a negative index counts from the end."""
+        rows = len(self._native)
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(rows))]
         from thinmeta.types import DeltaRange
 
-        rows = len(self._native)
+        index = number(index, "a row of a delta")
         if not -rows <= index < rows:
             raise IndexError(f"row {index} of a delta of {rows} rows")
         kind, begin, length, left, right = self._native.row(index % rows)

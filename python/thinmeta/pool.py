@@ -6,14 +6,21 @@ import os
 from collections.abc import Mapping
 
 from thinmeta import _core
-from thinmeta.arguments import MAX_U64, number, snapshot_argument
+from thinmeta.arguments import (
+    MAX_U64,
+    cache_argument,
+    mode_argument,
+    number,
+    snapshot_argument,
+    threads_argument,
+)
 from thinmeta.errors import NoSuchDeviceError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
-    from typing import Any, BinaryIO, Literal, Self
+    from typing import Any, BinaryIO, Literal, Self, TypeAlias
 
     from typing_extensions import Buffer
 
@@ -22,17 +29,19 @@ if TYPE_CHECKING:
     from thinmeta.types import SpaceUsage, Superblock
     from thinmeta.volume import Volume
 
+    Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
 __all__ = ["DEFAULT_CACHE_BYTES", "Devices", "Pool", "ThinDevice", "open_pool"]
 
 DEFAULT_CACHE_BYTES = 64 << 20
 
 
 def open_pool(
-    path: str | os.PathLike[str],
+    path: Path,
     *,
-    mode: str = "r",
+    mode: Literal["r"] = "r",
     metadata_snapshot: Literal["held"] | int | None = None,
-    data: str | os.PathLike[str] | None = None,
+    data: Path | None = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
 ) -> Pool:
     """Open the metadata of a thin pool.
@@ -60,19 +69,15 @@ def open_pool(
         UnsupportedFormatError: It is something else; the message says what.
         DamagedBlockError: The superblock failed its check.
         NoMetadataSnapshotError: No metadata snapshot is held.
-        UsageError: A mode or a snapshot that makes no sense.
+        UsageError: A mode, a snapshot or a cache that makes no sense.
         TypeError: A snapshot that is neither ``"held"`` nor a number; a bool is none.
     """
-    if mode == "r+":
-        raise UsageError("writing is not there yet: open the pool with mode='r'")
-    if mode != "r":
-        raise UsageError(f"mode is {mode!r}, not 'r'")
+    mode_argument(mode, "pool")
     data = None if data is None else os.fsdecode(data)
     snapshot = snapshot_argument(metadata_snapshot)
-    native = _core.Pool(
-        os.fsdecode(path), metadata_snapshot=snapshot, data=data, cache_bytes=cache_bytes
-    )
-    return Pool(native)
+    cache_bytes = cache_argument(cache_bytes)
+    path = os.fsdecode(path)
+    return Pool(_core.Pool(path, metadata_snapshot=snapshot, data=data, cache_bytes=cache_bytes))
 
 
 class ThinDevice(_core.ThinDevice):
@@ -88,10 +93,19 @@ class ThinDevice(_core.ThinDevice):
 
     ``runs(start, stop)`` yields :class:`thinmeta.Run` values in ascending order,
     and ``find(virtual_block)`` gives a :class:`thinmeta.BlockMapping`, or ``None``
-    for a hole; both count in data blocks.
+    for a hole; both count in data blocks. Two of these are equal if they are the same
+    device of the same open pool.
     """
 
     __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ThinDevice):
+            return NotImplemented
+        return self.id == other.id and self._pool() is other._pool()
+
+    def __hash__(self) -> int:
+        return hash((id(self._pool()), self.id))
 
     def mappings(self) -> Mappings:  # type: ignore[override]
         """Every mapping as a table, for Arrow and NumPy."""
@@ -120,9 +134,9 @@ class ThinDevice(_core.ThinDevice):
     def open(
         self,
         *,
-        mode: str = "r",
+        mode: Literal["r"] = "r",
         size_bytes: int | None = None,
-        external_origin: str | os.PathLike[str] | BinaryIO | None = None,
+        external_origin: Path | BinaryIO | None = None,
     ) -> Volume:
         """Open the device's content as a file; the pool needs ``data=``.
 
@@ -144,15 +158,12 @@ class ThinDevice(_core.ThinDevice):
         """
         from thinmeta.volume import Volume
 
-        if mode == "r+":
-            raise UsageError("writing is not there yet: open the device with mode='r'")
-        if mode != "r":
-            raise UsageError(f"mode is {mode!r}, not 'r'")
+        mode_argument(mode, "device")
         if size_bytes is not None:
             size_bytes = number(size_bytes, "size_bytes")
             if not 0 <= size_bytes <= MAX_U64:
                 raise UsageError(f"no volume can have {size_bytes} bytes")
-        if isinstance(external_origin, os.PathLike):
+        if isinstance(external_origin, bytes | os.PathLike):
             external_origin = os.fsdecode(external_origin)
         return Volume(self._volume(size_bytes=size_bytes, external_origin=external_origin))
 
@@ -209,6 +220,8 @@ class Pool:
         self._devices = Devices(native)
 
     def __enter__(self) -> Self:
+        if self.closed:
+            raise UsageError("the pool is closed")
         return self
 
     def __exit__(
@@ -294,6 +307,7 @@ class Pool:
         from thinmeta.delta import Delta
 
         sides = self._side(left, "left"), self._side(right, "right")
+        threads = threads_argument(threads)
         return Delta(self._native.delta(*sides, same=same, threads=threads, progress=progress))
 
     def exclusive_blocks(
@@ -320,7 +334,7 @@ class Pool:
         Raises:
             DamagedBlockError: A node failed its check.
         """
-        return self._native.exclusive_blocks(threads=threads, progress=progress)
+        return self._native.exclusive_blocks(threads=threads_argument(threads), progress=progress)
 
     def _side(self, side: int | ThinDevice, name: str) -> int:
         if isinstance(side, _core.ThinDevice):

@@ -6,7 +6,7 @@ import io
 import os
 
 from thinmeta import _core
-from thinmeta.arguments import snapshot_argument
+from thinmeta.arguments import snapshot_argument, threads_argument
 from thinmeta.errors import UsageError
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, Literal, Protocol
 
-    from thinmeta.pool import Pool
+    from thinmeta.pool import Path, Pool
     from thinmeta.types import CheckReport
 
     class Writer(Protocol):
@@ -30,7 +30,7 @@ FORMATS = ("xml", "human", "jsonl")
 
 
 def check(
-    path_or_pool: str | os.PathLike[str] | Pool,
+    path_or_pool: Path | Pool,
     *,
     metadata_snapshot: Literal["held"] | int | None = None,
     superblock_only: bool = False,
@@ -78,7 +78,7 @@ def check(
 
 
 def check_fields(
-    path_or_pool: str | os.PathLike[str] | Pool,
+    path_or_pool: Path | Pool,
     *,
     metadata_snapshot: Literal["held"] | int | None = None,
     superblock_only: bool = False,
@@ -88,7 +88,7 @@ def check_fields(
 ) -> dict[str, Any]:
     """:func:`check`, its result as the native module gives it: cheap when all is well."""
     source: str | _core.Pool
-    if isinstance(path_or_pool, str | os.PathLike):
+    if isinstance(path_or_pool, str | bytes | os.PathLike):
         source = os.fsdecode(path_or_pool)
     else:
         if metadata_snapshot is not None:
@@ -99,14 +99,14 @@ def check_fields(
         metadata_snapshot=snapshot_argument(metadata_snapshot),
         superblock_only=superblock_only,
         skip_mappings=skip_mappings,
-        threads=threads,
+        threads=threads_argument(threads),
         progress=progress,
     )
 
 
 def dump(
-    path_or_pool: str | os.PathLike[str] | Pool,
-    out: int | Writer,
+    path_or_pool: Path | Pool,
+    out: Path | int | Writer,
     *,
     format: str = "xml",
     shared: bool = False,
@@ -118,7 +118,8 @@ def dump(
 
     Args:
         path_or_pool: The metadata device or image, or an open pool.
-        out: A binary file to write to, or a file descriptor, which is faster.
+        out: A path, where the result appears when it is whole; or a file descriptor,
+            or a binary file, which takes longer.
         format: ``"xml"``, the form that thin_dump prints and thin_restore takes;
             ``"human"``, the same for reading; ``"jsonl"``, one JSON object a line.
         shared: Print parts that devices share once, as ``<def>`` and ``<ref>``;
@@ -132,14 +133,19 @@ def dump(
             the whole pool.
         NoSuchDeviceError: A device that was asked for is not there.
         OSError: The path cannot be read, or ``out`` not written.
-        UsageError: The format is unknown.
-        TypeError: ``out`` takes text, not bytes.
+        UsageError: The format is unknown, or ``out`` is the path of the metadata.
+        TypeError: ``out`` takes text, or is nothing that can be written to.
     """
     if format not in FORMATS:
         raise UsageError(f"format is {format!r}, not one of {', '.join(FORMATS)}")
     if isinstance(out, io.TextIOBase):
         raise TypeError("out must be a binary file (mode 'wb'), not a text file")
-    if isinstance(path_or_pool, str | os.PathLike):
+    takes = isinstance(out, str | bytes | os.PathLike | int) or hasattr(out, "write")
+    if not takes or isinstance(out, bool):
+        raise TypeError(
+            f"out must be a path, a descriptor or a binary file, not {type(out).__name__}"
+        )
+    if isinstance(path_or_pool, str | bytes | os.PathLike):
         from thinmeta.pool import open_pool
 
         with open_pool(path_or_pool) as pool:
@@ -156,11 +162,22 @@ def dump(
     chosen = None if device_ids is None else list(device_ids)
     for device_id in chosen or ():
         path_or_pool.devices[device_id]  # says if it is not there, before anything is written
-    path_or_pool._native.dump(
-        out,
-        format=format,
-        shared=shared,
-        device_ids=chosen,
-        threads=threads,
-        progress=progress,
-    )
+    threads = threads_argument(threads)
+
+    def write(target: int | Writer) -> None:
+        path_or_pool._native.dump(
+            target,
+            format=format,
+            shared=shared,
+            device_ids=chosen,
+            threads=threads,
+            progress=progress,
+        )
+
+    if isinstance(out, str | bytes | os.PathLike):
+        from thinmeta.files import OutputFile
+
+        with OutputFile(os.fsdecode(out), inputs=(path_or_pool.path,)) as descriptor:
+            write(descriptor)
+    else:
+        write(out)

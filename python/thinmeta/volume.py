@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from operator import index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from typing_extensions import Buffer
 
@@ -62,8 +64,10 @@ class Volume(io.RawIOBase):
 
         Raises:
             ValueError: The new position would be negative, or ``whence`` is unknown.
+            TypeError: The offset is not a whole number.
         """
         self._check_open()
+        offset = index(offset)
         if whence == io.SEEK_SET:
             position = offset
         elif whence == io.SEEK_CUR:
@@ -90,7 +94,9 @@ class Volume(io.RawIOBase):
         """
         self._check_open()
         with memoryview(buffer) as view, view.cast("B") as wanted:
-            count = self._native.read_at(self._position, wanted)
+            # Past the end there is nothing, however far.
+            here = min(self._position, self._native.size_bytes)
+            count = self._native.read_at(here, wanted)
         self._position += count
         return count
 
@@ -100,6 +106,10 @@ class Volume(io.RawIOBase):
         rest = bytearray(max(self._native.size_bytes - self._position, 0))
         count = self.readinto(rest)
         return bytes(memoryview(rest)[:count])
+
+    def write(self, data: Buffer, /) -> NoReturn:
+        """Not possible."""
+        raise io.UnsupportedOperation("a volume can only be read")
 
     def extract(
         self, descriptor: int, *, progress: Callable[[int, int], object] | None = None

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBool, PyDict};
 
 use super::buffer::{Column, copy_of_numbers};
 use super::call::{detached, watched};
@@ -35,6 +35,9 @@ impl<'py> FromPyObject<'_, 'py> for VirtualBlock {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if object.is_exact_instance_of::<PyBool>() {
+            return Err(PyTypeError::new_err("a block must be a number, not bool"));
+        }
         object.extract().map(Self).map_err(|error: PyErr| {
             let py = object.py();
             if error.is_instance_of::<PyOverflowError>(py) {
