@@ -57,8 +57,11 @@ def demo(folder: Path) -> None:
     tell("""Here are two images that a Linux kernel wrote: metadata.img and data.img.
         We need no kernel and no root to read them. Which volumes does the pool hold?""")
     run("ls", "metadata.img", cwd=folder)
-    tell("""DEV is a volume's number, MAPPED how much of it has been written. Volume 2 is
-        a snapshot of volume 0, and 3 a snapshot of 2 that was written to later.
+    tell("""DEV is a volume's number, MAPPED how much of it has been written. CREATE_TIME
+        and SNAP_TIME are no dates but counts: the pool's clock ticks once with each
+        snapshot, and they say where it stood when the volume was created and when it
+        last took part in a snapshot. Volume 2 is a snapshot of volume 0, and 3 a snapshot
+        of 2 that was written to later.
         Is the metadata sound? This reads and verifies all of it:""")
     run("check", "metadata.img", cwd=folder)
     tell("""What has changed in snapshot 3 since it was taken of volume 2? A backup has to copy
