@@ -1,14 +1,15 @@
-"""Peers to compare with: Debian's thin-provisioning-tools.
+"""Peers to compare with: Debian's thin-provisioning-tools, readers of our tables.
 
-With ``THINMETA_ORACLES=require`` a tool that is missing fails the test; without
-it, the test is skipped and says which tool it wanted.
+With ``THINMETA_ORACLES=require`` a peer that is missing fails the test; without
+it, the test is skipped and says which one it wanted.
 """
 
+import importlib
 import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from xml.etree import ElementTree
 
 import pytest
@@ -34,6 +35,14 @@ def require(tool: str) -> str:
     if path is None:
         missing(f"{tool} is not installed")
     return path
+
+
+def require_module(name: str) -> Any:
+    """A module that a test cannot do without."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        missing(f"{name} is not installed")
 
 
 class ThinTools:

@@ -9,6 +9,7 @@ import pytest
 
 import thinmeta
 from corpus import Corpus, Image
+from oracles import require_module
 
 NAMES = ["virtual_block", "data_block", "time"]
 DELTA_NAMES = [
@@ -53,7 +54,7 @@ def wanted_delta(image: Image) -> list[tuple[object, ...]]:
 
 
 def test_mappings_are_a_pyarrow_table(image: Image, pool: thinmeta.Pool) -> None:
-    pa: Any = pytest.importorskip("pyarrow")
+    pa: Any = require_module("pyarrow")
     for device in pool.devices.values():
         table = pa.table(device.mappings())
         assert table.column_names == NAMES
@@ -64,7 +65,7 @@ def test_mappings_are_a_pyarrow_table(image: Image, pool: thinmeta.Pool) -> None
 
 
 def test_mappings_stream_in_batches(corpus: Corpus) -> None:
-    pa: Any = pytest.importorskip("pyarrow")
+    pa: Any = require_module("pyarrow")
     with thinmeta.open_pool(corpus["random-60k"].meta) as pool:
         mappings = pool.devices[0].mappings()
         reader = pa.RecordBatchReader.from_stream(mappings)
@@ -75,7 +76,7 @@ def test_mappings_stream_in_batches(corpus: Corpus) -> None:
 
 
 def test_a_stream_outlives_the_objects_it_came_from(corpus: Corpus) -> None:
-    pa: Any = pytest.importorskip("pyarrow")
+    pa: Any = require_module("pyarrow")
     with thinmeta.open_pool(corpus["random-60k"].meta) as pool:
         reader = pa.RecordBatchReader.from_stream(pool.devices[0].mappings())
         assert reader.read_all().num_rows == 60000
@@ -93,7 +94,7 @@ def test_an_unread_stream_is_given_back_quietly(corpus: Corpus) -> None:
 
 
 def test_schemas_are_known_before_anything_is_read(chain: thinmeta.Pool) -> None:
-    pa: Any = pytest.importorskip("pyarrow")
+    pa: Any = require_module("pyarrow")
     assert pa.schema(chain.devices[0].mappings()).names == NAMES
     schema = pa.schema(chain.delta(0, 20))
     assert schema.names == DELTA_NAMES
@@ -104,7 +105,7 @@ def test_schemas_are_known_before_anything_is_read(chain: thinmeta.Pool) -> None
 def test_delta_is_a_pyarrow_table_with_nulls_where_unmapped(
     corpus: Corpus, chain: thinmeta.Pool
 ) -> None:
-    pa: Any = pytest.importorskip("pyarrow")
+    pa: Any = require_module("pyarrow")
     table = pa.table(chain.delta(0, 20, same=True))
     assert table.column_names == DELTA_NAMES
     table.validate(full=True)
@@ -120,13 +121,13 @@ def test_delta_is_a_pyarrow_table_with_nulls_where_unmapped(
 
 
 def test_an_empty_delta_is_an_empty_table(chain: thinmeta.Pool) -> None:
-    pa: Any = pytest.importorskip("pyarrow")
+    pa: Any = require_module("pyarrow")
     table = pa.table(chain.delta(3, 3))
     assert (table.num_rows, table.column_names) == (0, DELTA_NAMES)
 
 
 def test_polars_takes_both(corpus: Corpus, image: Image, pool: thinmeta.Pool) -> None:
-    pl: Any = pytest.importorskip("polars")
+    pl: Any = require_module("polars")
     frame = pl.DataFrame(pool.devices[0].mappings())
     assert frame.columns == NAMES
     assert frame.rows() == wanted_mappings(image, 0)
@@ -138,7 +139,7 @@ def test_polars_takes_both(corpus: Corpus, image: Image, pool: thinmeta.Pool) ->
 
 
 def test_duckdb_asks_them_in_sql(corpus: Corpus, chain: thinmeta.Pool) -> None:
-    duckdb: Any = pytest.importorskip("duckdb")
+    duckdb: Any = require_module("duckdb")
     delta = chain.delta(0, 20, same=True)
     mappings = chain.devices[0].mappings()
     with duckdb.connect() as db:

@@ -3,10 +3,11 @@
 import gzip
 import json
 import lzma
-import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,15 +244,81 @@ def test_no_such_file_a_directory_and_no_permission_are_plain_os_errors(
     assert not isinstance(missing.value, thinmeta.ThinmetaError)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission_is_a_plain_os_error(corpus: Corpus, tmp_path: Path) -> None:
-    path = tmp_path / "meta.img"
-    shutil.copyfile(corpus["empty"].meta, path)
-    path.chmod(0)
-    with pytest.raises(PermissionError) as caught:
-        thinmeta.open_pool(path)
-    assert caught.value.filename == str(path)
-    assert not isinstance(caught.value, thinmeta.ThinmetaError)
+#: Root may read everything, and nobody else may read root's interpreter: so imports
+#: come first, by a failure of the same kind, and then rights are given up.
+GIVE_UP_RIGHTS = """
+import os, sys
+
+def give_up_rights():
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+"""
+
+USE_WITHOUT_RIGHTS = """
+import thinmeta
+
+use = getattr(thinmeta, sys.argv[1])
+readable, unreadable = sys.argv[2], sys.argv[3:]
+use(readable)
+give_up_rights()
+use(readable)
+for path in unreadable:
+    try:
+        use(path)
+    except PermissionError as error:
+        print(error.filename, isinstance(error, thinmeta.ThinmetaError))
+"""
+
+RUN_WITHOUT_RIGHTS = """
+from thinmeta.cli import main
+
+meta, words = sys.argv[1], sys.argv[2:]
+assert main([word.replace(meta, "/dev/null/meta") for word in words]) == 3
+give_up_rights()
+sys.exit(main(words))
+"""
+
+
+@pytest.fixture
+def unreadable(corpus: Corpus) -> Iterator[list[Path]]:
+    """A file that everybody may read, one that nobody may, and one in such a folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        closed = folder / "closed"
+        closed.mkdir()
+        paths = [folder / "readable", folder / "meta.img", closed / "meta.img"]
+        for path in paths:
+            shutil.copyfile(corpus["pair-zeroing-2"].meta, path)
+            path.chmod(0o644)
+        folder.chmod(0o755)
+        paths[1].chmod(0)
+        closed.chmod(0)
+        yield paths
+        closed.chmod(0o700)
+
+
+def python(script: str, *words: object) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-c", GIVE_UP_RIGHTS + script, *map(str, words)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("use", ["open_pool", "check"])
+def test_no_permission_is_a_plain_os_error(use: str, unreadable: list[Path]) -> None:
+    done = python(USE_WITHOUT_RIGHTS, use, *unreadable)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [f"{path} False" for path in unreadable[1:]]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_permission_is_status_3(name: str, unreadable: list[Path]) -> None:
+    for path in unreadable[1:]:
+        done = python(RUN_WITHOUT_RIGHTS, path, *fill(COMMANDS[name], path))
+        assert (done.returncode, done.stdout) == (3, "")
+        first, second = done.stderr.splitlines()
+        assert first == "thinmeta: /dev/null/meta: Not a directory"
+        assert second == f"thinmeta: {path}: Permission denied"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

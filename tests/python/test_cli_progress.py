@@ -13,6 +13,7 @@ import pytest
 
 from command import ThinmetaCommand
 from corpus import Corpus
+from oracles import require_module
 from thinmeta.cli import progress as module
 from thinmeta.cli.progress import Progress, progress
 
@@ -81,7 +82,7 @@ def test_long_work_shows_a_line_without_rich(
 
 
 def test_long_work_shows_a_bar_with_rich(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("rich")
+    require_module("rich")
     terminal = watch(monkeypatch)
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setenv("TERM", "xterm")

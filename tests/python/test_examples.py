@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from corpus import Corpus
-from oracles import find
+from oracles import find, require_module
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 
@@ -93,7 +93,7 @@ def test_the_ext4_volume_is_a_sound_file_system(
 
 
 def test_polars_answers(corpus: Corpus) -> None:
-    pytest.importorskip("polars")
+    require_module("polars")
     out = run("to_polars.py", corpus["pair-zeroing-2"].meta, 2, 3)
 
     assert "changed" in out
