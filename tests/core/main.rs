@@ -1,0 +1,9 @@
+//! Whole-store tests: the format, the layers, and what bad bytes do to them.
+
+mod hostile;
+mod model;
+mod support;
+
+/// All tests run on it, so that hunger for memory is seen.
+#[global_allocator]
+static ALLOCATOR: support::allocator::Counting = support::allocator::Counting;
