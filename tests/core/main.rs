@@ -1,5 +1,6 @@
 //! Whole-store tests: the format, the layers, and what bad bytes do to them.
 
+mod damage;
 mod hostile;
 mod model;
 mod support;
