@@ -1,7 +1,9 @@
 //! Whole-store tests: the format, the layers, and what bad bytes do to them.
 
 mod damage;
+mod format;
 mod hostile;
+mod layers;
 mod model;
 mod support;
 

@@ -1,0 +1,6 @@
+//! The promises of the layers below the tools: what is read, when, and by whom.
+
+mod cache;
+mod live;
+mod snapshot_reads;
+mod threads;
