@@ -70,6 +70,7 @@ pub fn extract(volume: &Volume, out: &File, task: &Task<'_>) -> Result<Extracted
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })?;
+    volume.confirm()?;
     Ok(Extracted {
         sha256,
         size_bytes: volume.size_bytes(),

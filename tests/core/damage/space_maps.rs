@@ -234,7 +234,7 @@ fn row_30_summaries_that_differ_from_the_bitmaps() {
     }
     let index = data_index();
     let at = WHOLE.live.metadata.bitmap_root;
-    let nr_free = read_u32(index.value(0), 8).into();
+    let nr_free: u64 = read_u32(index.value(0), 8).into();
     for wrong in [0, 1, 16_320, u64::MAX] {
         assert_ne!(wrong, nr_free);
         finds(&codes, |image| set_value(image, &index, 0, (8, 4), wrong));
