@@ -104,10 +104,11 @@ peers: ## fetch the peers that bench and live comparisons use into .peers/
 	@benches/build-peers
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (60); long
-	@scripts/fuzz $(FUZZ_SECONDS)
+	@fuzz/run $(FUZZ_SECONDS)
 
-hostile: ## the tests on damaged images with HOSTILE_CASES (100000) cases; long
+hostile: $(DEV_ENV) $(NATIVE) ## the tests on damaged images with HOSTILE_CASES (100000) cases; long
 	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) cargo test --release $(LOCKED) --test core hostile -- --nocapture
+	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) $(BIN)/python -m pytest -q tests/python/test_damage.py
 
 lock: ## renew requirements-*.lock from pyproject.toml (LOCK_ARGS=--upgrade: newest)
 	@PYTHON="$(PYTHON)" scripts/lock $(LOCK_ARGS)
