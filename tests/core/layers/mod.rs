@@ -2,5 +2,6 @@
 
 mod cache;
 mod live;
+mod released;
 mod snapshot_reads;
 mod threads;
