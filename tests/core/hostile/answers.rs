@@ -1,6 +1,7 @@
 //! Every other question that can be asked of a pool, answered from its listing too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
 use std::sync::Arc;
 
 use thinmeta::btree::Wait;
@@ -10,6 +11,7 @@ use thinmeta::space::SpaceMap;
 use thinmeta::task::Task;
 use thinmeta::thin::{Pool, ThinDevice, Volume, VolumeOptions};
 use thinmeta::tools::delta::{Kind, delta};
+use thinmeta::tools::extract::extract;
 use thinmeta::tools::list::exclusive_blocks;
 
 use super::law::{Broken, allowed, ensure};
@@ -260,6 +262,27 @@ fn volume(found: &ThinDevice, device: &Device, chance: &mut Chance<'_>) -> Resul
                 PatternDevice::byte(mappings[index].1 * block + at % block)
             });
             ensure!(*byte == expected, "byte at {at}: {byte:#x}");
+        }
+    }
+    extracted(&volume, device)
+}
+
+/// The whole volume, where that is short.
+fn extracted(volume: &Volume, device: &Device) -> Result<(), Broken> {
+    if volume.size_bytes() > 1 << 20 {
+        return Ok(());
+    }
+    let null = OpenOptions::new().write(true).open("/dev/null").unwrap();
+    match (extract(volume, &null, &one_thread()), &device.mappings) {
+        (Ok(found), Ok(mappings)) => {
+            let mapped = mappings.len() as u64 * volume.block_bytes();
+            let told = (found.size_bytes, found.mapped_bytes);
+            ensure!(told == (volume.size_bytes(), mapped), "extracted {found:?}");
+        }
+        (Ok(found), Err(fault)) => return Err(format!("extracted {found:?}, yet {fault}")),
+        (Err(error), mappings) => {
+            allowed(&error)?;
+            ensure!(mappings.is_err(), "nothing extracted: {error}");
         }
     }
     Ok(())

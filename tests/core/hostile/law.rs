@@ -96,6 +96,7 @@ pub fn judge(
     }
     if chance.one_in(4) {
         threads_agree(image, &report)?;
+        less_finds_less(image, &report)?;
     }
     let listing = root(
         image,
@@ -292,6 +293,30 @@ pub fn told(report: &Answer<CheckReport>) -> String {
         Ok(report) => format!("{:?} {:?}", report.findings, report.omitted),
         Err(error) => format!("{error:?}"),
     }
+}
+
+/// A check of less finds nothing that a whole one does not.
+fn less_finds_less(image: &Image, whole: &Answer<CheckReport>) -> Result<(), Broken> {
+    for (superblock_only, skip_mappings) in [(true, false), (false, true)] {
+        let options = CheckOptions {
+            superblock_only,
+            skip_mappings,
+        };
+        let less = check_device(
+            Arc::new(image.clone()),
+            Snapshot::None,
+            &options,
+            &one_thread(),
+        );
+        let (Ok(less), Ok(whole)) = (&less, whole) else {
+            ensure!(less.is_err() == whole.is_err(), "{less:?}, {whole:?}");
+            continue;
+        };
+        let known = |code| whole.findings.iter().any(|finding| finding.code == code);
+        let more = less.findings.iter().find(|finding| !known(finding.code));
+        ensure!(more.is_none(), "{options:?} finds {more:?}");
+    }
+    Ok(())
 }
 
 /// The work is shared out differently; what is found is the same.
