@@ -34,7 +34,8 @@ impl Forest {
         }
         for block in open.into_iter().flatten() {
             let at = BlockNr(block.into());
-            let damage = Damage::new(at, NODE_NAME, "loop", "a path that leads back", "none");
+            let found = "a path that leads back or goes too deep";
+            let damage = Damage::new(at, NODE_NAME, "loop", found, "none");
             keep(&mut self.damages, damage, &mut self.dropped);
             self.settle(block, Summary::DAMAGED);
         }
@@ -159,5 +160,53 @@ fn out_of_bounds(at: BlockNr, below: &Summary, low: u64, high: Option<u64>) -> O
         _ if below.first < low => bad(below.first, format!("{low} or more")),
         Some(high) if below.last >= high => bad(below.last, format!("below {high}")),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{PoolBuilder, mapping};
+    use crate::walk::{Counts, ForestLimits};
+
+    /// Every node has many of the following ones as children, and roots stand all
+    /// along: breadth first, hardly a node is settled in the pass that reaches it.
+    #[test]
+    fn a_crafted_graph_costs_a_bounded_number_of_passes() {
+        const NODES: u64 = 500;
+        let mut builder = PoolBuilder::new(100);
+        let mut nodes = vec![builder.leaf(&[(0, mapping(1, 0))])];
+        for _ in 0..NODES {
+            let below = nodes.iter().rev().take(60).copied();
+            let children: Vec<_> = (0..).zip(below).collect();
+            nodes.push(builder.internal(&children));
+        }
+        for (id, root) in (0..).zip(nodes.iter().step_by(9)) {
+            builder.device(id, *root);
+        }
+        let (pool, device) = builder.open_counted();
+        let mut roots: Vec<u32> = nodes.iter().step_by(9).map(|root| root.0 as u32).collect();
+        roots.sort_unstable();
+        let reader = Reader::new(&**pool.device(), true);
+        let metadata_blocks = pool.blocks().nr_blocks();
+        let limits = ForestLimits {
+            metadata_blocks,
+            data_blocks: 100,
+            virtual_blocks: 1 << 40,
+            time: 0,
+        };
+        let task = Task::new(None, Some(1));
+        let mut counts = Counts::new(metadata_blocks);
+        let mut forest = Forest::walk(&reader, &task, &roots, limits, &mut counts, None).unwrap();
+        device.take_blocks_read();
+        forest.resolve(&reader, &task).unwrap();
+        assert!(device.take_blocks_read() <= MAX_DEPTH as u64 * NODES);
+        assert!(!forest.damages.is_empty());
+        assert!(
+            forest
+                .summaries
+                .iter()
+                .all(|summary| summary.state != State::Open)
+        );
     }
 }
