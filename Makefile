@@ -108,6 +108,7 @@ fuzz: ## fuzz each target for FUZZ_SECONDS (60); long
 
 hostile: $(DEV_ENV) $(NATIVE) ## the tests on damaged images with HOSTILE_CASES (100000) cases; long
 	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) cargo test --release $(LOCKED) --test core hostile -- --nocapture
+	@cargo test --release $(LOCKED) --lib delta -- --ignored
 	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) $(BIN)/python -m pytest -q tests/python/test_damage.py
 
 lock: ## renew requirements-*.lock from pyproject.toml (LOCK_ARGS=--upgrade: newest)
