@@ -107,6 +107,8 @@ class ThinDevice(_core.ThinDevice):
     def __hash__(self) -> int:
         return hash((id(self._pool()), self.id))
 
+    # The two below wrap what the native methods give, so their types differ on purpose.
+    # A wrapper object instead of a subclass would put a Python frame into every `find`.
     def mappings(self) -> Mappings:  # type: ignore[override]
         """Every mapping as a table, for Arrow and NumPy."""
         from thinmeta.mappings import Mappings

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     command = words[0] if words else ""
     if command in COMMANDS:
+        # By name, so that only this command's module is loaded; B009 takes it for an attribute.
         run = getattr(__import__(f"thinmeta.cli.{command}", fromlist=["run"]), "run")  # noqa: B009
         status: int = run(words[1:])
         return status
