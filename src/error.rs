@@ -3,7 +3,7 @@
 //! [`Damage`] is a value: a reader wraps one in an [`Error`] and stops, a checker
 //! collects many and goes on.
 
-use std::{fmt, io, path::PathBuf};
+use std::{borrow::Cow, fmt, io, path::PathBuf};
 
 use crate::units::BlockNr;
 
@@ -64,7 +64,7 @@ pub struct Damage {
     /// The block that was read.
     pub block: BlockNr,
     /// Whose check failed, e.g. `"btree node"`.
-    pub validator: &'static str,
+    pub validator: Cow<'static, str>,
     /// Which one, e.g. `"checksum"`.
     pub check: &'static str,
     /// What the block says.
@@ -77,14 +77,14 @@ impl Damage {
     /// A failed check of `validator` on `block`.
     pub fn new(
         block: BlockNr,
-        validator: &'static str,
+        validator: impl Into<Cow<'static, str>>,
         check: &'static str,
         found: impl Into<Value>,
         expected: impl Into<Value>,
     ) -> Self {
         Self {
             block,
-            validator,
+            validator: validator.into(),
             check,
             found: found.into(),
             expected: expected.into(),
@@ -149,6 +149,37 @@ pub enum Error {
     WouldBlock,
     /// The caller asked for something that makes no sense.
     Usage(String),
+    /// No block can be allocated.
+    NoSpace {
+        /// Which space: `"metadata"` or `"data"`.
+        space: &'static str,
+        /// What there is, and what could make room.
+        reason: String,
+    },
+    /// Something that must not be written was to be.
+    ReadOnly(String),
+    /// There is something where a new one was to be made.
+    AlreadyFormatted {
+        /// The file or device.
+        path: PathBuf,
+        /// What is there, as far as it can be told.
+        reason: String,
+    },
+    /// A store has no tree of this name.
+    NoSuchTree(String),
+    /// A change failed half-way: nothing but the committed state can be read
+    /// until `abort`.
+    Aborted(String),
+    /// A write or a flush failed: what is on the disk is not known until the
+    /// device is opened again.
+    Poisoned(String),
+    /// A step of making or opening something failed.
+    Step {
+        /// Which one, e.g. `"space map create"`.
+        step: &'static str,
+        /// Why.
+        source: Box<Error>,
+    },
     /// The caller's monitor asked to stop.
     Interrupted,
 }
@@ -160,6 +191,23 @@ impl Error {
             path: path.into(),
             offset_bytes,
             source,
+        }
+    }
+
+    /// Names the step that failed.
+    #[must_use]
+    pub fn in_step(self, step: &'static str) -> Self {
+        Self::Step {
+            step,
+            source: Box::new(self),
+        }
+    }
+
+    /// No block of the metadata device is left.
+    pub fn no_metadata_space(reason: impl Into<String>) -> Self {
+        Self::NoSpace {
+            space: "metadata",
+            reason: reason.into(),
         }
     }
 
@@ -207,6 +255,22 @@ impl fmt::Display for Error {
             Self::NoSuchDevice(id) => write!(f, "no thin device {id}"),
             Self::WouldBlock => f.write_str("the answer is not in the cache"),
             Self::Usage(text) => f.write_str(text),
+            Self::NoSpace { space, reason } => write!(f, "no {space} space left: {reason}"),
+            Self::ReadOnly(text) => write!(f, "read-only: {text}"),
+            Self::AlreadyFormatted { path, reason } => write!(
+                f,
+                "{}: {reason}; pass overwrite to replace it",
+                path.display()
+            ),
+            Self::NoSuchTree(name) => write!(f, "no tree {name:?}"),
+            Self::Aborted(cause) => {
+                write!(f, "the transaction failed and has to be aborted: {cause}")
+            }
+            Self::Poisoned(cause) => write!(
+                f,
+                "a write failed and the device has to be reopened: {cause}"
+            ),
+            Self::Step { step, source } => write!(f, "{step}: {source}"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -216,6 +280,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
+            Self::Step { source, .. } => Some(source),
             _ => None,
         }
     }

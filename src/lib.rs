@@ -47,6 +47,7 @@ pub mod task;
 mod testing;
 pub mod thin;
 pub mod tools;
+pub mod transaction;
 pub mod units;
 pub mod walk;
 

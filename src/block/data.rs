@@ -49,6 +49,22 @@ impl BlockData {
         }
     }
 
+    /// The struct at the start of the block, to be changed.
+    pub fn view_mut<T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned>(
+        &mut self,
+    ) -> &mut T {
+        const { assert!(size_of::<T>() <= BLOCK_BYTES) }
+        match T::mut_from_prefix(&mut self.0) {
+            Ok((view, _)) => view,
+            Err(_) => unreachable!("the size was asserted, and T needs no alignment"),
+        }
+    }
+
+    /// Blocks in bytes that an aligned buffer holds, to be filled.
+    pub fn blocks_in_mut(bytes: &mut [u8]) -> &mut [Self] {
+        <[Self]>::mut_from_bytes(bytes).unwrap_or_default()
+    }
+
     /// Blocks in bytes that an aligned buffer holds.
     #[must_use]
     pub fn blocks_in(bytes: &[u8]) -> &[Self] {

@@ -1,16 +1,20 @@
 //! Layer 2: cached, locked, validated blocks.
 //!
 //! Promises: nobody sees a byte of a block before its location, checksum and
-//! structure were checked; memory stays within `cache_bytes`; no lock of this
-//! room is held during I/O. May use: `error`, `units`, `device`.
+//! structure were checked; a change reaches the device when it is flushed, or
+//! earlier when the cache is full, and the superblock only in a commit; memory
+//! stays within `cache_bytes`; no slot's lock is waited for during I/O. May use: `error`, `units`, `device`.
 
 mod cache;
 pub(crate) mod data;
 mod lock;
 mod manager;
 mod validator;
+mod writeback;
 
 pub use data::BlockData;
-pub use lock::ReadGuard;
-pub use manager::{BlockManager, DEFAULT_CACHE_BYTES, Peek};
-pub use validator::{Validator, check_location_and_checksum, checksum, kind_of};
+pub use lock::{ReadGuard, WriteGuard};
+pub use manager::{BlockManager, DEFAULT_CACHE_BYTES, Patience, Peek};
+pub use validator::{
+    Checks, Validator, check_location_and_checksum, checksum, kind_of, seal_location_and_checksum,
+};

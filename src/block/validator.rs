@@ -1,5 +1,8 @@
 //! Checking a block before anyone sees it.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use zerocopy::little_endian::{U32, U64};
 
 use super::BlockData;
@@ -9,12 +12,72 @@ use crate::units::BlockNr;
 
 /// Knows one kind of block. Lives beside the struct it checks, so that this
 /// room never learns what a node is.
-pub trait Validator: Sync {
+pub trait Validator: Send + Sync {
     /// The kind, as it is named in errors.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
+
+    /// Tells validators of one name apart: two that differ check differently.
+    fn identity(&self) -> u64 {
+        0
+    }
 
     /// Whether `block`, read from `at`, may be used.
     fn check(&self, at: BlockNr, block: &BlockData) -> Result<(), Damage>;
+
+    /// Makes `block` one that [`Self::check`] accepts at `at`: stores the location,
+    /// then the checksum. Runs right before each write, on a copy.
+    fn seal(&self, at: BlockNr, block: &mut BlockData);
+}
+
+/// Which validator a lock asks for.
+#[derive(Clone)]
+pub enum Checks {
+    /// One that lives as long as the program: costs nothing to pass around.
+    Builtin(&'static dyn Validator),
+    /// One that somebody made.
+    Own(Arc<dyn Validator>),
+}
+
+impl Checks {
+    /// The validator.
+    #[must_use]
+    pub fn validator(&self) -> &dyn Validator {
+        match self {
+            Self::Builtin(validator) => *validator,
+            Self::Own(validator) => &**validator,
+        }
+    }
+
+    /// Whether both check the same kind of block.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        let (own, other) = (self.validator(), other.validator());
+        own.name() == other.name() && own.identity() == other.identity()
+    }
+}
+
+impl<V: Validator + 'static> From<&'static V> for Checks {
+    fn from(validator: &'static V) -> Self {
+        Self::Builtin(validator)
+    }
+}
+
+impl From<&'static dyn Validator> for Checks {
+    fn from(validator: &'static dyn Validator) -> Self {
+        Self::Builtin(validator)
+    }
+}
+
+impl From<Arc<dyn Validator>> for Checks {
+    fn from(validator: Arc<dyn Validator>) -> Self {
+        Self::Own(validator)
+    }
+}
+
+impl From<&Checks> for Checks {
+    fn from(checks: &Checks) -> Self {
+        checks.clone()
+    }
 }
 
 /// What the checksum field of a block must hold but for its kind's salt:
@@ -48,7 +111,7 @@ pub fn kind_of(block: &BlockData) -> Option<(&'static str, u64)> {
 /// Checks a block whose own number stands at byte 8. The address comes first:
 /// a write that went astray has a good checksum.
 pub fn check_location_and_checksum(
-    name: &'static str,
+    name: impl Into<Cow<'static, str>>,
     salt: u32,
     at: BlockNr,
     block: &BlockData,
@@ -63,9 +126,20 @@ pub fn check_location_and_checksum(
         return Err(Damage::new(at, name, "location", location, at.0));
     }
     match kind_of(block) {
-        Some((other, _)) => Err(Damage::new(at, name, "block kind", other, name)),
+        Some((other, _)) => {
+            let name = name.into();
+            let expected = name.clone().into_owned();
+            Err(Damage::new(at, name, "block kind", other, expected))
+        }
         None => Err(Damage::new(at, name, "checksum", found, sum ^ salt)),
     }
+}
+
+/// Stores a block's own number at byte 8 and then its checksum.
+pub fn seal_location_and_checksum(salt: u32, at: BlockNr, block: &mut BlockData) {
+    block.bytes_mut()[8..16].copy_from_slice(&at.0.to_le_bytes());
+    let csum = checksum(block) ^ salt;
+    block.bytes_mut()[..4].copy_from_slice(&csum.to_le_bytes());
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub(crate) use cursor::check_bounds;
 pub use cursor::{Cursor, LeafSlice};
 pub use lookup::{BTree, Wait};
 pub use node::{NODE_NAME, NODE_VALIDATOR, Node, NodeHeader, max_entries};
-pub use value::Value;
+pub use value::{BlockRefs, Plain, TreeType, Value, ValueType, block_numbers};
 
 /// Enough for any tree in the largest metadata device.
 pub const MAX_DEPTH: usize = 16;

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Value;
 use crate::block::data::slice_at;
-use crate::block::{BlockData, Validator, check_location_and_checksum};
+use crate::block::{BlockData, Validator, check_location_and_checksum, seal_location_and_checksum};
 use crate::error::Damage;
 use crate::units::{BLOCK_BYTES, BlockNr};
 
@@ -67,6 +67,10 @@ impl Validator for NodeValidator {
                 Err(Damage::new(at, NODE_NAME, "key order", found, expected))
             }
         }
+    }
+
+    fn seal(&self, at: BlockNr, block: &mut BlockData) {
+        seal_location_and_checksum(NODE_SALT, at, block);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Layer 1: bytes at an offset, and the size of what holds them.
 //!
-//! Promises: a read is whole or an error that names the place; sizes are right
-//! for files and block devices. Knows nothing of blocks or formats.
+//! Promises: a read or a write is whole or an error that names the place; sizes
+//! are right for files and block devices; a flush passes every cache. Knows nothing of blocks or formats.
 //! May use: `error`, `units`.
 
 mod aligned;
@@ -16,10 +16,10 @@ pub use aligned::AlignedBuffer;
 pub use file::{Claim, FileDevice};
 pub use memory::MemoryDevice;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::units::BLOCK_BYTES;
 
-/// Something that is read at byte offsets.
+/// Something that is read, and perhaps written, at byte offsets.
 pub trait Device: Send + Sync + Debug {
     /// Fills `buffer` from `offset_bytes` on; past the end it is an error.
     fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> Result<()>;
@@ -38,6 +38,37 @@ pub trait Device: Send + Sync + Debug {
     fn best_request_bytes(&self) -> usize {
         256 << 10
     }
+
+    /// Whether [`Self::write_all_at`] and [`Self::flush`] can work.
+    fn is_writable(&self) -> bool {
+        false
+    }
+
+    /// Writes all of `bytes` from `offset_bytes` on. Durable once
+    /// [`Self::flush`] has returned.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] on what was opened for reading.
+    fn write_all_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<()> {
+        let _ = (bytes, offset_bytes);
+        Err(Error::ReadOnly(self.path().display().to_string()))
+    }
+
+    /// Makes what was written durable, past every cache on the way.
+    ///
+    /// # Errors
+    /// As [`Self::write_all_at`]; after an error nobody knows what is on the disk.
+    fn flush(&self) -> Result<()> {
+        Err(Error::ReadOnly(self.path().display().to_string()))
+    }
+
+    /// Size in bytes as of now.
+    fn current_size_bytes(&self) -> Result<u64> {
+        Ok(self.size_bytes())
+    }
+
+    /// Told when a write or a flush has failed, so that who opens this next can be careful.
+    fn note_poisoned(&self) {}
 
     /// What to call it in messages.
     fn path(&self) -> &Path;

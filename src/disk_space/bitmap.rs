@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::block::{BlockData, Validator, check_location_and_checksum};
+use crate::block::{BlockData, Validator, check_location_and_checksum, seal_location_and_checksum};
 use crate::error::Damage;
 use crate::units::BlockNr;
 
@@ -57,6 +57,10 @@ impl Validator for BitmapValidator {
 
     fn check(&self, at: BlockNr, block: &BlockData) -> Result<(), Damage> {
         check_location_and_checksum(BITMAP_NAME, BITMAP_SALT, at, block)
+    }
+
+    fn seal(&self, at: BlockNr, block: &mut BlockData) {
+        seal_location_and_checksum(BITMAP_SALT, at, block);
     }
 }
 

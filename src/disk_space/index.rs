@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::block::{BlockData, Validator, check_location_and_checksum};
+use crate::block::{BlockData, Validator, check_location_and_checksum, seal_location_and_checksum};
 use crate::btree::Value;
 use crate::error::Damage;
 use crate::units::BlockNr;
@@ -58,5 +58,9 @@ impl Validator for IndexValidator {
 
     fn check(&self, at: BlockNr, block: &BlockData) -> Result<(), Damage> {
         check_location_and_checksum(INDEX_NAME, INDEX_SALT, at, block)
+    }
+
+    fn seal(&self, at: BlockNr, block: &mut BlockData) {
+        seal_location_and_checksum(INDEX_SALT, at, block);
     }
 }

@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::block::{BlockData, Validator, check_location_and_checksum};
+use crate::block::{BlockData, Validator, check_location_and_checksum, seal_location_and_checksum};
 use crate::disk_space::SpaceMapRoot;
 use crate::error::Damage;
 use crate::units::{BlockNr, MAX_METADATA_BLOCKS, SECTOR_BYTES};
@@ -189,5 +189,9 @@ impl Validator for SuperblockValidator {
             return bad("magic", superblock.magic.get(), MAGIC);
         }
         check_location_and_checksum(SUPERBLOCK_NAME, SUPERBLOCK_SALT, at, block)
+    }
+
+    fn seal(&self, at: BlockNr, block: &mut BlockData) {
+        seal_location_and_checksum(SUPERBLOCK_SALT, at, block);
     }
 }

@@ -137,7 +137,7 @@ impl Finding {
 /// Code and severity of a damage, by the check that failed.
 /// Source: docs/format.md, "What a strict reader checks".
 fn classify(damage: &Damage) -> (&'static str, Severity) {
-    match (damage.validator, damage.check) {
+    match (&*damage.validator, damage.check) {
         (_, "fill") => ("node-underfull", Severity::NonFatal),
         (crate::btree::NODE_NAME, "capacity") if damage.found_fits() => {
             ("node-capacity", Severity::NonFatal)
