@@ -27,6 +27,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 BUILD_ENV := .venv/.stamp-build
 # Enough to test: linters, pytest, readers of our results.
 DEV_ENV := .venv/.stamp-dev
+# A peer of the engine, for `make bench`.
+BENCH_ENV := .venv/.stamp-bench
 # The native module, in release mode, beside the Python files of the editable install.
 NATIVE := python/thinmeta/_core.abi3.so
 
@@ -43,6 +45,10 @@ $(BUILD_ENV): requirements-build.lock
 $(DEV_ENV): requirements-dev.lock $(BUILD_ENV)
 	@echo "fetching the tools for tests" >&2
 	@$(PIP_INSTALL) requirements-dev.lock
+	@touch $@
+
+$(BENCH_ENV): requirements-bench.lock $(DEV_ENV)
+	@$(PIP_INSTALL) requirements-bench.lock
 	@touch $@
 
 $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -type f)
@@ -97,7 +103,7 @@ check-wheel: $(DEV_ENV) ## wheel and sdist, and what a user of them gets
 stubs: $(DEV_ENV) $(NATIVE) ## draft the native module's stub; shows what differs from ours
 	@scripts/draft-stub
 
-bench: $(DEV_ENV) $(NATIVE) ## thinmeta beside its peers (BENCH_ARGS=...)
+bench: $(BENCH_ENV) $(NATIVE) ## thinmeta beside its peers (BENCH_ARGS=...)
 	@$(BIN)/python benches/run.py $(BENCH_ARGS)
 
 peers: ## fetch the peers that bench and live comparisons use into .peers/
