@@ -75,6 +75,23 @@ FIND = Bar(700, 400, "ns", more=False)
 FIND_MANY = Bar(5, None, "M/s", more=True)
 VOLUME = Bar(70, None, "%", more=True)
 
+# The engine, u64 to u64 in durable commits: against LMDB in C, `_PY` against py-lmdb.
+ENGINE_ONE = faster(0.8, 0.95)
+ENGINE_100 = faster(1, 2)
+ENGINE_10K = faster(1.5, 4)
+ENGINE_1M = faster(2.5, 6)
+ENGINE_1M_PY = faster(4)
+ENGINE_SEQUENTIAL = faster(1, 2)
+ENGINE_SEQUENTIAL_PY = faster(5)
+ENGINE_LOOKUP = faster(0.8, 1.2)
+ENGINE_GET = Bar(700, 450, "ns", more=False)
+ENGINE_GET_MANY = Bar(200, 100, "ns", more=False)
+ENGINE_SCAN = faster(1, 3)
+ENGINE_CALL = Bar(80, 50, "ns", more=False)
+ENGINE_SHADOWS = Bar(2, None, "x", more=False)
+ENGINE_BESIDE = Bar(90, None, "%", more=True)
+ENGINE_MEMORY = Bar(110, 80, "MiB", more=False)
+
 
 @dataclass
 class Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import agree
 import bars
 from bars import Bar, Row
 from client import CallFailed, Worker
+from engine.group import engine
 from measure import Cell, Launcher, Runner, Sample, in_turn, paired, read_whole
 from peers import Peer, Thinmeta
 from pools import Pool
@@ -28,6 +30,7 @@ class Bench:
     ours: Thinmeta | None
     worker: Worker | None
     pools: Mapping[str, Pool]
+    folder: Path
     scale: float
     rounds: int
     budget: float
@@ -35,6 +38,12 @@ class Bench:
     progress: Callable[[str, dict[str, Cell]], None]
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
+    engines: list[str] = field(default_factory=list)
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of thinmeta's environment, or this one where there is none."""
+        return self.ours.python if self.ours else Path(sys.executable)
 
     @property
     def bare_peak(self) -> float | None:
@@ -63,10 +72,15 @@ class Bench:
     def run(self, case: str, runners: Mapping[str, Runner], image: Path | None) -> dict[str, Cell]:
         if image:
             read_whole(image)
-        cells = in_turn(runners, rounds=self.rounds, budget=self.budget)
+        return self.measured(case, in_turn(runners, rounds=self.rounds, budget=self.budget))
+
+    def measured(self, case: str, cells: dict[str, Cell]) -> dict[str, Cell]:
         self.cells[case] = cells
         self.progress(case, cells)
         return cells
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
     def work(self, cells: Mapping[str, Cell]) -> dict[str, Cell]:
         """The peers' cells, without the one that sleeps where its work was read too."""
@@ -379,4 +393,5 @@ GROUPS: dict[str, tuple[Callable[[Bench], list[Row]], frozenset[str]]] = {
     "ls": (ls, frozenset({"M", "F", "L"})),
     "find": (find, frozenset({"S"})),
     "volume": (volume, frozenset({"V"})),
+    "engine": (engine, frozenset()),
 }

@@ -51,7 +51,7 @@ def cell_rows(case: str, cells: Mapping[str, Cell]) -> list[tuple[str, ...]]:
         base = cells.get(OURS)
         time_x = paired(base, cell, lambda sample: sample.wall) if base else None
         peak_x = paired(base, cell, lambda sample: sample.peak) if base else None
-        called = name.endswith(" call")
+        called = not cell.peak or name.endswith(" call")
         rows.append(
             (
                 case,

@@ -2,7 +2,7 @@
 
     benches/run [GROUP ...] [--scale 0.2] [--rounds 5] [--json FILE] [--markdown FILE]
 
-Groups: start check dump delta ls find volume (default: all). README.md tells how to read it.
+Groups: start check dump delta ls find volume engine (default: all). README.md tells how to read it.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ def heading(facts: dict[str, Any]) -> str:
             f"load at the start {facts['load']:.2f}"
         ),
     ]
+    if facts["engines"]:
+        lines.append(f"engines: {', '.join(facts['engines'])}")
     if facts["scale"] != 1:
         lines.append("the bars are meant for --scale 1: on small pools start-up weighs more")
     if not any(peer >= "1.3" for peer in facts["peers"]):
@@ -122,7 +124,8 @@ def measure(bench: Bench, groups: list[str]) -> list[Row]:
 def main() -> int:
     given = arguments()
     groups = [group for group in GROUPS if not given.group or group in given.group]
-    if "start" not in groups:  # the others take the start-up times and the bare peak from it
+    # The others take the start-up times and the bare peak from it; the engine needs no pool.
+    if "start" not in groups and groups != ["engine"]:
         groups.insert(0, "start")
     began = time.perf_counter()
     peers, ours = find_peers(given.peer), find_thinmeta(given.thinmeta)
@@ -142,6 +145,7 @@ def main() -> int:
             command,
             understands_shared=shared,
         ),
+        folder=given.dir,
         scale=given.scale,
         rounds=given.rounds,
         budget=given.budget if given.budget is not None else max(2.0, 15 * given.scale),
@@ -151,6 +155,7 @@ def main() -> int:
     rows = measure(bench, groups)
     if worker:
         worker.close()
+    facts["engines"] = bench.engines
     facts["seconds"] = round(time.perf_counter() - began, 1)
     publish(given, bench, facts, rows)
     return 1 if any(row.mark == "WRONG" for row in rows) else 0

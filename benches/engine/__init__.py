@@ -1,0 +1,1 @@
+"""The engine beside other transactional stores: see ../README.md."""
