@@ -1,13 +1,16 @@
-//! Files and block devices, through pread.
+//! Files and block devices, through pread, pwrite and fdatasync.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
-use super::{AlignedBuffer, Device, in_use::loop_device_on};
+use super::poisoned::{self, Identity};
+use super::{Device, direct, in_use::loop_device_on};
 use crate::error::{Error, Result};
 use crate::units::{BLOCK_BYTES, SECTOR_BYTES};
 
@@ -21,18 +24,33 @@ pub enum Claim {
     BesideItsUser,
 }
 
-/// The longest single bounce through aligned memory.
-const BOUNCE_BYTES: usize = 1 << 20;
+/// What is to be done with a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Read(Claim),
+    Write,
+    /// As write; a file that is not there is made, empty.
+    Make,
+}
 
-/// A file or a block device. Block devices are always read with O_DIRECT: the
+impl Purpose {
+    fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Make)
+    }
+}
+
+/// A file or a block device. Block devices are always used with O_DIRECT: the
 /// kernel writes pool metadata past the page cache, so that a buffered reader
 /// may see stale pages.
 #[derive(Debug)]
 pub struct FileDevice {
     file: File,
     path: PathBuf,
-    size_bytes: u64,
+    size_bytes: AtomicU64,
     direct: bool,
+    writable: bool,
+    made: bool,
+    identity: Identity,
 }
 
 impl FileDevice {
@@ -42,46 +60,63 @@ impl FileDevice {
     /// [`Error::InUse`] when `claim` does not hold, [`Error::Io`] otherwise; a
     /// directory or another kind of file that has no bytes to read is an I/O error.
     pub fn open(path: impl Into<PathBuf>, claim: Claim) -> Result<Self> {
-        let path = path.into();
-        let failed = |source| Error::io(&path, None, source);
-        let kind = std::fs::metadata(&path).map_err(failed)?.file_type();
-        let mut flags = OFlags::CLOEXEC | OFlags::NOCTTY;
-        if kind.is_block_device() {
-            flags |= OFlags::DIRECT;
-            if claim == Claim::Unused {
-                flags |= OFlags::EXCL;
+        Self::open_for(path.into(), Purpose::Read(claim))
+    }
+
+    /// Opens `path` for reading and writing, and keeps everybody else out: files
+    /// are locked exclusively and must not back a loop device, block devices are
+    /// opened exclusively.
+    ///
+    /// A file that this process failed to write before is first made to show
+    /// what the disk has, not what the page cache kept.
+    ///
+    /// # Errors
+    /// [`Error::InUse`]; [`Error::Poisoned`] when the page cache still differs
+    /// from the disk after an earlier failure; [`Error::Io`].
+    pub fn open_writable(path: impl Into<PathBuf>) -> Result<Self> {
+        Self::open_for(path.into(), Purpose::Write)
+    }
+
+    /// As [`Self::open_writable`], but makes an empty file where there is nothing.
+    /// What is there is left as it is: whether it may be replaced is for the
+    /// caller to find out, with the lock held.
+    ///
+    /// # Errors
+    /// As [`Self::open_writable`].
+    pub fn open_or_make(path: impl Into<PathBuf>) -> Result<Self> {
+        Self::open_for(path.into(), Purpose::Make)
+    }
+
+    /// Whether [`Self::open_or_make`] made the file, so that giving up may remove it.
+    #[must_use]
+    pub fn was_made(&self) -> bool {
+        self.made
+    }
+
+    /// Makes a file at least `size_bytes` long, with a hole at its end; takes
+    /// nothing away. A block device has to be long enough already.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] on a block device that is smaller, [`Error::ReadOnly`],
+    /// [`Error::Io`].
+    pub fn grow(&self, size_bytes: u64) -> Result<()> {
+        if !self.writable {
+            return Err(self.read_only());
+        }
+        let now = self.current_size_bytes()?;
+        if now < size_bytes {
+            if self.direct {
+                return Err(Error::usage(format!(
+                    "{} is a block device of {now} bytes, not {size_bytes}",
+                    self.path.display()
+                )));
             }
-        } else if kind.is_dir() {
-            return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
-        } else if !kind.is_file() {
-            let text = "neither a file nor a block device";
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
+            let grown = self.file.set_len(size_bytes);
+            grown.map_err(|source| Error::io(&self.path, Some(size_bytes), source))?;
         }
-        let flags = i32::try_from(flags.bits()).unwrap_or_default();
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(&path);
-        let mut file = opened.map_err(|source| match source.raw_os_error() {
-            Some(code) if code == rustix::io::Errno::BUSY.raw_os_error() => Error::InUse {
-                path: path.clone(),
-                reason: "the block device is held by a live pool, a mount or another program; \
-                         read a pool in use through its metadata snapshot"
-                    .to_owned(),
-            },
-            _ => failed(source),
-        })?;
-        let metadata = file.metadata().map_err(failed)?;
-        if metadata.is_file() && claim == Claim::Unused {
-            claim_file(&file, &metadata, &path)?;
-        }
-        let size_bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        Ok(Self {
-            direct: metadata.file_type().is_block_device(),
-            file,
-            path,
-            size_bytes,
-        })
+        let size = now.max(size_bytes);
+        self.size_bytes.store(size, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether this is a block device.
@@ -90,57 +125,130 @@ impl FileDevice {
         self.direct
     }
 
-    fn read_direct(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
-        let page = BLOCK_BYTES as u64;
-        let aligned = offset_bytes.is_multiple_of(page)
-            && buffer.len().is_multiple_of(BLOCK_BYTES)
-            && buffer.as_ptr().addr().is_multiple_of(BLOCK_BYTES);
-        if aligned {
-            return self.file.read_exact_at(buffer, offset_bytes);
+    fn open_for(path: PathBuf, purpose: Purpose) -> Result<Self> {
+        let failed = |source| Error::io(&path, None, source);
+        let (file, made) = open_file(&path, purpose)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let direct = metadata.file_type().is_block_device();
+        if !direct && !metadata.is_file() {
+            let text = "neither a file nor a block device";
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
-        let mut bounce = AlignedBuffer::new((buffer.len() + 2 * BLOCK_BYTES).min(BOUNCE_BYTES));
-        let (mut done, mut at) = (0, offset_bytes);
-        while done < buffer.len() {
-            let begin = at - at % page;
-            let skip = usize::try_from(at - begin).unwrap_or_default();
-            // A device whose size is no multiple of a page ends inside the last one.
-            let room = usize::try_from(self.size_bytes.saturating_sub(begin)).unwrap_or(usize::MAX);
-            let want = (skip + buffer.len() - done).next_multiple_of(BLOCK_BYTES);
-            let want = want.min(bounce.as_bytes().len()).min(room);
-            let Some(usable) = want.checked_sub(skip).filter(|usable| *usable > 0) else {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-            };
-            self.file
-                .read_exact_at(&mut bounce.as_mut_bytes()[..want], begin)?;
-            let take = usable.min(buffer.len() - done);
-            buffer[done..done + take].copy_from_slice(&bounce.as_bytes()[skip..skip + take]);
-            done += take;
-            at += take as u64;
+        if !direct && purpose != Purpose::Read(Claim::BesideItsUser) {
+            claim_file(&file, &path, purpose)?;
         }
-        Ok(())
+        let identity = Identity::of(&metadata);
+        if purpose.writes() {
+            poisoned::settle(identity, &file, &path)?;
+        }
+        let size_bytes = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
+        Ok(Self {
+            file,
+            path,
+            size_bytes: AtomicU64::new(size_bytes),
+            direct,
+            writable: purpose.writes(),
+            made,
+            identity,
+        })
+    }
+
+    fn read_only(&self) -> Error {
+        Error::ReadOnly(format!("{} is open for reading", self.path.display()))
+    }
+
+    fn failed_at(&self, offset_bytes: u64) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::io(&self.path, Some(offset_bytes), source)
     }
 }
 
-/// Takes the shared lock that writers respect; the loop driver respects none.
-fn claim_file(file: &File, metadata: &Metadata, path: &Path) -> Result<()> {
-    match flock(file, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            return Err(Error::InUse {
-                path: path.to_owned(),
-                reason: "another process has locked the file for writing".to_owned(),
-            });
+/// Opens what is there, or makes a file; tells which.
+fn open_file(path: &Path, purpose: Purpose) -> Result<(File, bool)> {
+    let failed = |source| Error::io(path, None, source);
+    // Opening a pipe would wait and opening a tape would wind: look before.
+    let kind = match std::fs::metadata(path) {
+        Ok(metadata) => Some(metadata.file_type()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && purpose == Purpose::Make => None,
+        Err(error) => return Err(failed(error)),
+    };
+    let mut flags = OFlags::CLOEXEC | OFlags::NOCTTY;
+    match kind {
+        Some(kind) if kind.is_block_device() => {
+            flags |= OFlags::DIRECT;
+            if purpose != Purpose::Read(Claim::BesideItsUser) {
+                flags |= OFlags::EXCL;
+            }
         }
-        // A filesystem without locks cannot say more.
-        Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+        Some(kind) if kind.is_dir() => {
+            return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
         }
-        Err(errno) => return Err(Error::io(path, None, errno.into())),
+        Some(kind) if !kind.is_file() => {
+            let text = "neither a file nor a block device";
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
+        }
+        Some(_) | None => {}
     }
-    match loop_device_on(metadata) {
-        Some(device) => Err(Error::InUse {
-            path: path.to_owned(),
-            reason: format!("it backs {device}; detach that, or read the device instead"),
-        }),
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(purpose.writes())
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default());
+    if kind.is_none() {
+        match options.clone().create_new(true).open(path) {
+            Ok(file) => return Ok((file, true)),
+            // Somebody was faster; their lock decides.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    match options.open(path) {
+        Ok(file) => Ok((file, false)),
+        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
+            Err(Error::InUse {
+                path: path.to_owned(),
+                reason: "the block device is held by a live pool, a mount or another program; \
+                         read a pool in use through its metadata snapshot"
+                    .to_owned(),
+            })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Takes the lock that readers share and a writer has alone; the loop driver
+/// respects none.
+fn claim_file(file: &File, path: &Path, purpose: Purpose) -> Result<()> {
+    let (lock, reason) = if purpose.writes() {
+        let reason = "somebody else has it open; a file is written by one and read by nobody else";
+        (FlockOperation::NonBlockingLockExclusive, reason)
+    } else {
+        let reason = "another process has locked the file for writing";
+        (FlockOperation::NonBlockingLockShared, reason)
+    };
+    let in_use = |reason: String| Error::InUse {
+        path: path.to_owned(),
+        reason,
+    };
+    loop {
+        match flock(file, lock) {
+            Ok(()) => break,
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) => return Err(in_use(reason.to_owned())),
+            // A filesystem without locks cannot say more.
+            Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => break,
+            Err(errno) => return Err(Error::io(path, None, errno.into())),
+        }
+    }
+    let metadata = file.metadata();
+    let metadata: Metadata = metadata.map_err(|source| Error::io(path, None, source))?;
+    if purpose.writes() && metadata.nlink() == 0 {
+        // Who made it gave up and removed it before the lock was ours.
+        return Err(in_use("it was removed while it was opened".to_owned()));
+    }
+    match loop_device_on(&metadata) {
+        Some(device) => Err(in_use(format!(
+            "it backs {device}; detach that, or use the device instead"
+        ))),
         None => Ok(()),
     }
 }
@@ -148,15 +256,23 @@ fn claim_file(file: &File, metadata: &Metadata, path: &Path) -> Result<()> {
 impl Device for FileDevice {
     fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> Result<()> {
         let answer = if self.direct {
-            self.read_direct(buffer, offset_bytes)
+            direct::read(&self.file, buffer, offset_bytes, self.size_bytes())
         } else {
             self.file.read_exact_at(buffer, offset_bytes)
         };
-        answer.map_err(|source| Error::io(&self.path, Some(offset_bytes), source))
+        answer.map_err(self.failed_at(offset_bytes))
     }
 
     fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+
+    fn current_size_bytes(&self) -> Result<u64> {
+        // No request uses the file's own position, so that it may be moved.
+        let size = (&self.file).seek(SeekFrom::End(0));
+        let size = size.map_err(|source| Error::io(&self.path, None, source))?;
+        self.size_bytes.fetch_max(size, Ordering::Relaxed);
+        Ok(size)
     }
 
     fn size_unit_bytes(&self) -> u64 {
@@ -170,6 +286,41 @@ impl Device for FileDevice {
 
     fn best_request_bytes(&self) -> usize {
         if self.direct { 1 << 20 } else { 256 << 10 }
+    }
+
+    fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<()> {
+        if !self.writable {
+            return Err(self.read_only());
+        }
+        let size = self.size_bytes();
+        let fits = offset_bytes
+            .checked_add(bytes.len() as u64)
+            .is_some_and(|end| end <= size);
+        let answer = if !fits {
+            // A file would grow, where a block device has an end.
+            Err(io::Error::from(io::ErrorKind::UnexpectedEof))
+        } else if self.direct {
+            direct::write(&self.file, bytes, offset_bytes, size)
+        } else {
+            self.file.write_all_at(bytes, offset_bytes)
+        };
+        answer.map_err(self.failed_at(offset_bytes))
+    }
+
+    fn flush(&self) -> Result<()> {
+        if !self.writable {
+            return Err(self.read_only());
+        }
+        let answer = self.file.sync_data();
+        answer.map_err(|source| Error::io(&self.path, None, source))
+    }
+
+    fn note_poisoned(&self) {
+        poisoned::note(self.identity);
     }
 
     fn path(&self) -> &Path {

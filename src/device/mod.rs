@@ -1,13 +1,15 @@
 //! Layer 1: bytes at an offset, and the size of what holds them.
 //!
 //! Promises: a read or a write is whole or an error that names the place; sizes
-//! are right for files and block devices; a flush passes every cache. Knows nothing of blocks or formats.
-//! May use: `error`, `units`.
+//! are right for files and block devices; a flush passes every cache. Knows
+//! nothing of blocks or formats. May use: `error`, `units`.
 
 mod aligned;
+mod direct;
 mod file;
 mod in_use;
 mod memory;
+mod poisoned;
 
 use std::fmt::Debug;
 use std::path::Path;

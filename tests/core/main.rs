@@ -1,6 +1,7 @@
 //! Whole-store tests: the format, the layers, and what bad bytes do to them.
 
 mod damage;
+mod device;
 mod format;
 mod hostile;
 mod layers;

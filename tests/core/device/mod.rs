@@ -1,0 +1,3 @@
+//! Devices by themselves: files that are written, and devices that fail.
+
+mod files;
