@@ -6,17 +6,21 @@
 
 mod aligned;
 mod direct;
+mod faulty;
 mod file;
 mod in_use;
 mod memory;
 mod poisoned;
+mod recording;
 
 use std::fmt::Debug;
 use std::path::Path;
 
 pub use aligned::AlignedBuffer;
+pub use faulty::{Fault, FaultyDevice, Request};
 pub use file::{Claim, FileDevice};
 pub use memory::MemoryDevice;
+pub use recording::{Crash, Operation, Piece, RecordingDevice, WriteLog};
 
 use crate::error::{Error, Result};
 use crate::units::BLOCK_BYTES;
