@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::lookup::too_deep;
-use super::{BTree, MAX_DEPTH, NODE_VALIDATOR, Node, Value, check_bounds};
-use crate::block::BlockData;
+use super::{MAX_DEPTH, NODE_VALIDATOR, Node, check_bounds};
+use crate::block::{BlockData, BlockManager};
 use crate::error::Result;
 use crate::units::BlockNr;
 
@@ -20,15 +20,21 @@ struct Step {
 /// A way down a tree that is kept from one look-up to the next. Holds pins, not
 /// locks. Each node is entered once while keys rise; a smaller key is found as
 /// well, but starts from the root.
-pub struct Ascent<V> {
-    tree: BTree<V>,
+pub struct Ascent {
+    blocks: Arc<BlockManager>,
+    root: BlockNr,
+    value_bytes: usize,
     path: Vec<Step>,
 }
 
-impl<V: Value> Ascent<V> {
-    pub(super) fn new(tree: &BTree<V>) -> Self {
+impl Ascent {
+    /// Ways down the tree under `root`, whose values have so many bytes.
+    #[must_use]
+    pub fn new(blocks: &Arc<BlockManager>, root: BlockNr, value_bytes: usize) -> Self {
         Self {
-            tree: tree.clone(),
+            blocks: Arc::clone(blocks),
+            root,
+            value_bytes,
             path: Vec::new(),
         }
     }
@@ -43,7 +49,7 @@ impl<V: Value> Ascent<V> {
             self.path.pop();
         }
         if self.path.is_empty() {
-            self.enter(self.tree.root(), None, None)?;
+            self.enter(self.root, None, None)?;
         }
         loop {
             let Some(step) = self.path.last() else {
@@ -51,7 +57,7 @@ impl<V: Value> Ascent<V> {
             };
             let node = Node::parse(step.at, &step.node)?;
             if node.is_leaf() {
-                node.values::<V>()?;
+                node.packed_values(self.value_bytes)?;
                 break;
             }
             let Some(index) = node.search(key) else {
@@ -74,7 +80,7 @@ impl<V: Value> Ascent<V> {
     }
 
     fn enter(&mut self, at: BlockNr, low: Option<u64>, high: Option<u64>) -> Result<()> {
-        let node = self.tree.blocks().read_lock(at, &NODE_VALIDATOR)?.pin();
+        let node = self.blocks.read(at, &NODE_VALIDATOR)?;
         check_bounds(&Node::parse(at, &node)?, low, high)?;
         self.path.push(Step {
             at,

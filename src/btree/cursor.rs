@@ -42,6 +42,16 @@ impl LeafSlice {
             &node.values()?[self.entries.clone()],
         ))
     }
+
+    /// Keys, and the values one after the other, of a tree whose values have so many bytes.
+    pub fn packed_entries(&self, value_bytes: usize) -> Result<(&[U64], &[u8])> {
+        let node = Node::parse(self.at, &self.node)?;
+        let Range { start, end } = self.entries;
+        Ok((
+            &node.keys()[start..end],
+            &node.packed_values(value_bytes)?[start * value_bytes..end * value_bytes],
+        ))
+    }
 }
 
 /// An ordered walk over `begin..end` of a tree. Holds pins, not locks. Keys have
@@ -53,37 +63,62 @@ pub struct Cursor {
     path: Vec<Frame>,
     begin: u64,
     end: Option<u64>,
-    /// Whether a leaf holds the tree's values, an empty one too.
-    check_values: fn(&Node<'_>) -> Result<(), Damage>,
+    /// What a leaf has to hold, an empty one too.
+    value_bytes: usize,
+    /// Entries still to be left out.
+    skip: u64,
 }
 
 impl Cursor {
-    pub(super) fn new<V: Value>(
-        blocks: Arc<BlockManager>,
+    /// Entries of the tree under `root`, whose values have so many bytes, with
+    /// keys in `begin..end` (`None`: to the end).
+    #[must_use]
+    pub fn new(
+        blocks: &Arc<BlockManager>,
         root: BlockNr,
+        value_bytes: usize,
         begin: u64,
         end: Option<u64>,
     ) -> Self {
         let empty = end.is_some_and(|end| end <= begin);
         Self {
-            blocks,
+            blocks: Arc::clone(blocks),
             root: (!empty).then_some(root),
             path: Vec::new(),
             begin,
             end,
-            check_values: |leaf| leaf.values::<V>().map(|_| ()),
+            value_bytes,
+            skip: 0,
         }
+    }
+
+    /// Leaves out so many of the entries that come next.
+    pub fn skip(&mut self, entries: u64) {
+        self.skip = self.skip.saturating_add(entries);
     }
 
     /// The next leaf with entries in the range; `None` at the end. After an
     /// error the cursor is at its end.
     pub fn next_leaf(&mut self) -> Result<Option<LeafSlice>> {
-        let answer = self.advance();
+        let answer = self.advance_past_skipped();
         if answer.is_err() {
             self.root = None;
             self.path.clear();
         }
         answer
+    }
+
+    fn advance_past_skipped(&mut self) -> Result<Option<LeafSlice>> {
+        while let Some(mut leaf) = self.advance()? {
+            let skipped = self.skip.min(leaf.entries.len() as u64);
+            self.skip -= skipped;
+            // No more than a leaf has entries.
+            leaf.entries.start += usize::try_from(skipped).unwrap_or(0);
+            if !leaf.entries.is_empty() {
+                return Ok(Some(leaf));
+            }
+        }
+        Ok(None)
     }
 
     fn advance(&mut self) -> Result<Option<LeafSlice>> {
@@ -122,11 +157,11 @@ impl Cursor {
         low: Option<u64>,
         high: Option<u64>,
     ) -> Result<Option<LeafSlice>> {
-        let node = self.blocks.read_lock(at, &NODE_VALIDATOR)?.pin();
+        let node = self.blocks.read(at, &NODE_VALIDATOR)?;
         let view = Node::parse(at, &node)?;
         check_bounds(&view, low, high)?;
         if view.is_leaf() {
-            (self.check_values)(&view)?;
+            view.packed_values(self.value_bytes)?;
             let begin = view.search_at_least(self.begin);
             let end = self
                 .end

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zerocopy::little_endian::U64;
 
 use super::{Ascent, Cursor, MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, Value, check_bounds};
-use crate::block::{BlockData, BlockManager, ReadGuard};
+use crate::block::{BlockData, BlockManager};
 use crate::error::{Damage, Result};
 use crate::units::BlockNr;
 
@@ -59,66 +59,21 @@ impl<V: Value> BTree<V> {
         &self.blocks
     }
 
-    pub(super) fn lock(&self, at: BlockNr, wait: Wait) -> Result<ReadGuard> {
-        match wait {
-            Wait::Yes => self.blocks.read_lock(at, &NODE_VALIDATOR),
-            Wait::No => self.blocks.read_try_lock(at, &NODE_VALIDATOR),
-        }
-    }
-
     /// The value of `key`.
     pub fn lookup(&self, key: u64, wait: Wait) -> Result<Option<V>> {
-        match wait {
-            Wait::Yes => self.lookup_waiting(key),
-            Wait::No => self.lookup_cached(key),
-        }
-    }
-
-    fn lookup_waiting(&self, key: u64) -> Result<Option<V>> {
-        let mut guard = self.lock(self.root, Wait::Yes)?;
-        let mut way = Way::default();
-        for _ in 0..MAX_DEPTH {
-            match way.step(guard.location(), &guard, key)? {
-                // The child is locked before its parent is let go.
-                Step::Down(child) => guard = self.lock(child, Wait::Yes)?,
-                Step::Found(value) => return Ok(value),
-            }
-        }
-        Err(too_deep(guard.location()).into())
-    }
-
-    fn lookup_cached(&self, key: u64) -> Result<Option<V>> {
-        self.blocks.peek(|cached| {
-            let (mut at, mut way) = (self.root, Way::default());
-            for _ in 0..MAX_DEPTH {
-                match way.step(at, cached.block(at, &NODE_VALIDATOR)?, key)? {
-                    Step::Down(child) => at = child,
-                    Step::Found(value) => return Ok(value),
-                }
-            }
-            Err(too_deep(at).into())
+        find(&self.blocks, self.root, key, wait, |leaf, index| {
+            // Asked of an empty leaf too: it may belong to another tree.
+            let values = leaf.values::<V>()?;
+            Ok(index.map(|index| values[index]))
         })
     }
 
     /// The largest key.
     pub fn last_key(&self) -> Result<Option<u64>> {
-        let mut guard = self.lock(self.root, Wait::Yes)?;
-        let mut low = None;
-        for _ in 0..MAX_DEPTH {
-            let node = Node::parse(guard.location(), &guard)?;
-            check_bounds(&node, low, None)?;
-            low = node.keys().last().map(|key| key.get());
-            if node.is_leaf() {
-                node.values::<V>()?;
-                return Ok(low);
-            }
-            let Some(child) = node.children()?.last() else {
-                return Ok(low);
-            };
-            let child = BlockNr(child.get());
-            guard = self.lock(child, Wait::Yes)?;
-        }
-        Err(too_deep(guard.location()).into())
+        find_last(&self.blocks, self.root, |leaf| {
+            leaf.values::<V>()?;
+            Ok(leaf.keys().last().map(|key| key.get()))
+        })
     }
 
     /// The smallest key not below `key`, with its value.
@@ -137,13 +92,13 @@ impl<V: Value> BTree<V> {
     /// Entries with keys in `begin..end` (`None`: to the end), in order.
     #[must_use]
     pub fn range(&self, begin: u64, end: Option<u64>) -> Cursor {
-        Cursor::new::<V>(Arc::clone(&self.blocks), self.root, begin, end)
+        Cursor::new(&self.blocks, self.root, size_of::<V>(), begin, end)
     }
 
     /// Look-ups of many keys, cheap while the keys rise.
     #[must_use]
-    pub fn ascent(&self) -> Ascent<V> {
-        Ascent::new(self)
+    pub fn ascent(&self) -> Ascent {
+        Ascent::new(&self.blocks, self.root, size_of::<V>())
     }
 }
 
@@ -155,6 +110,83 @@ impl BTree<U64> {
     }
 }
 
+/// Goes down to the leaf that has `key` if any has, and asks `found` with it and
+/// the entry's place. `None` as well where the key is below every key of the tree.
+pub(super) fn find<T>(
+    blocks: &Arc<BlockManager>,
+    root: BlockNr,
+    key: u64,
+    wait: Wait,
+    found: impl FnOnce(&Node<'_>, Option<usize>) -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    match wait {
+        Wait::Yes => find_waiting(blocks, root, key, found),
+        Wait::No => find_cached(blocks, root, key, found),
+    }
+}
+
+fn find_waiting<T>(
+    blocks: &Arc<BlockManager>,
+    root: BlockNr,
+    key: u64,
+    found: impl FnOnce(&Node<'_>, Option<usize>) -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    let (mut at, mut way) = (root, Way::default());
+    for _ in 0..MAX_DEPTH {
+        // A pin, not a lock: a wrong tree may lead to a block that this thread has already.
+        let block = blocks.read(at, &NODE_VALIDATOR)?;
+        let node = way.node(at, &block)?;
+        if node.is_leaf() {
+            return found(&node, exact(&node, key));
+        }
+        let Some(child) = way.down(&node, key)? else {
+            return Ok(None);
+        };
+        at = child;
+    }
+    Err(too_deep(at).into())
+}
+
+fn find_cached<T>(
+    blocks: &Arc<BlockManager>,
+    root: BlockNr,
+    key: u64,
+    found: impl FnOnce(&Node<'_>, Option<usize>) -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    blocks.peek(|cached| {
+        let (mut at, mut way) = (root, Way::default());
+        for _ in 0..MAX_DEPTH {
+            let node = way.node(at, cached.block(at, &NODE_VALIDATOR)?)?;
+            if node.is_leaf() {
+                return found(&node, exact(&node, key));
+            }
+            let Some(child) = way.down(&node, key)? else {
+                return Ok(None);
+            };
+            at = child;
+        }
+        Err(too_deep(at).into())
+    })
+}
+
+/// Goes down to the last leaf.
+pub(super) fn find_last<T>(
+    blocks: &Arc<BlockManager>,
+    root: BlockNr,
+    found: impl FnOnce(&Node<'_>) -> Result<T>,
+) -> Result<T> {
+    let (mut at, mut way) = (root, Way::default());
+    for _ in 0..MAX_DEPTH {
+        let block = blocks.read(at, &NODE_VALIDATOR)?;
+        let node = way.node(at, &block)?;
+        let Some(child) = way.down_last(&node)? else {
+            return found(&node);
+        };
+        at = child;
+    }
+    Err(too_deep(at).into())
+}
+
 /// What the parents of a node say about its keys.
 #[derive(Default)]
 struct Way {
@@ -162,35 +194,39 @@ struct Way {
     high: Option<u64>,
 }
 
-/// Where a look-up goes from a node.
-enum Step<V> {
-    Down(BlockNr),
-    Found(Option<V>),
-}
-
 impl Way {
-    fn step<V: Value>(&mut self, at: BlockNr, block: &BlockData, key: u64) -> Result<Step<V>> {
+    /// The node in a block, if it keeps to what its parents say.
+    fn node<'b>(&self, at: BlockNr, block: &'b BlockData) -> Result<Node<'b>> {
         let node = Node::parse(at, block)?;
         check_bounds(&node, self.low, self.high)?;
-        let index = node.search(key);
-        if node.is_leaf() {
-            // Asked of an empty leaf too: it may belong to another tree.
-            let values = node.values::<V>()?;
-            let found = index.filter(|index| node.keys()[*index].get() == key);
-            return Ok(Step::Found(found.map(|index| values[index])));
-        }
-        let Some(index) = index else {
-            return Ok(Step::Found(None));
+        Ok(node)
+    }
+
+    /// The child of an internal node that covers `key`.
+    fn down(&mut self, node: &Node<'_>, key: u64) -> Result<Option<BlockNr>> {
+        let Some(index) = node.search(key) else {
+            return Ok(None);
         };
         let child = BlockNr(node.children()?[index].get());
         self.low = Some(node.keys()[index].get());
-        self.high = node
-            .keys()
-            .get(index + 1)
-            .map(|key| key.get())
-            .or(self.high);
-        Ok(Step::Down(child))
+        let next = node.keys().get(index + 1);
+        self.high = next.map(|key| key.get()).or(self.high);
+        Ok(Some(child))
     }
+
+    /// The last child; `None` for a leaf.
+    fn down_last(&mut self, node: &Node<'_>) -> Result<Option<BlockNr>> {
+        if node.is_leaf() {
+            return Ok(None);
+        }
+        self.low = node.keys().last().map(|key| key.get());
+        Ok(node.children()?.last().map(|child| BlockNr(child.get())))
+    }
+}
+
+fn exact(leaf: &Node<'_>, key: u64) -> Option<usize> {
+    leaf.search(key)
+        .filter(|index| leaf.keys()[*index].get() == key)
 }
 
 /// A path that is longer than any sound tree's.

@@ -12,8 +12,8 @@ use crate::units::{BLOCK_BYTES, BlockNr};
 /// The kind, as errors name it.
 pub const NODE_NAME: &str = "btree node";
 const NODE_SALT: u32 = 121_107;
-const INTERNAL: u32 = 1;
-const LEAF: u32 = 2;
+pub(super) const INTERNAL: u32 = 1;
+pub(super) const LEAF: u32 = 2;
 
 /// Header of every B-tree node. Source: docs/format.md, "B-tree nodes".
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -34,7 +34,7 @@ pub struct NodeHeader {
     /// Zero.
     pub padding: U32,
 }
-const HEADER_BYTES: usize = size_of::<NodeHeader>();
+pub(super) const HEADER_BYTES: usize = size_of::<NodeHeader>();
 const _: () = assert!(HEADER_BYTES == 32);
 
 /// The capacity of a node with values of this size: a multiple of three, so
@@ -179,12 +179,28 @@ impl<'a> Node<'a> {
 
     /// Values of a leaf whose tree holds `V`.
     pub fn values<V: Value>(&self) -> Result<&'a [V], Damage> {
+        self.packed_values(size_of::<V>())?;
+        self.slice()
+    }
+
+    /// Values of a leaf whose tree has values of so many bytes, one after the other.
+    pub fn packed_values(&self, value_bytes: usize) -> Result<&'a [u8], Damage> {
         if !self.is_leaf() {
             return Err(Damage::new(
                 self.at, NODE_NAME, "flags", INTERNAL, "2 (leaf)",
             ));
         }
-        self.slice()
+        let found = self.header.value_size.get();
+        if usize::try_from(found) != Ok(value_bytes) {
+            return Err(Damage::new(
+                self.at,
+                NODE_NAME,
+                "value size",
+                found,
+                value_bytes,
+            ));
+        }
+        Ok(self.values)
     }
 
     fn slice<V: Value>(&self) -> Result<&'a [V], Damage> {
@@ -246,6 +262,23 @@ impl<'a> Node<'a> {
     #[must_use]
     pub fn search_at_least(&self, key: u64) -> usize {
         self.keys.partition_point(|at| at.get() < key)
+    }
+
+    /// As [`Self::search_at_least`], where nothing before `from` can be the
+    /// answer: looks near it first.
+    #[must_use]
+    pub fn search_at_least_from(&self, from: usize, key: u64) -> usize {
+        let rest = self.keys.get(from..).unwrap_or_default();
+        let mut step = 1;
+        let mut low = 0;
+        while let Some(at) = rest.get(low + step - 1)
+            && at.get() < key
+        {
+            low += step;
+            step *= 2;
+        }
+        let high = (low + step).min(rest.len());
+        from + low + rest[low..high].partition_point(|at| at.get() < key)
     }
 
     /// The first key that does not rise. One branch for the whole node, as
