@@ -1,5 +1,6 @@
 //! Whole-store tests: the format, the layers, and what bad bytes do to them.
 
+mod btree;
 mod damage;
 mod device;
 mod format;
