@@ -27,12 +27,16 @@ pub trait Engine {
     }
 }
 
-/// Answers requests until there are no more.
-pub fn serve(engine: &mut dyn Engine, version: &str) -> Outcome<()> {
-    let folder = std::env::args()
+/// The folder that the command line names; `cargo bench` puts an option beside it.
+pub fn folder() -> Option<String> {
+    std::env::args()
         .skip(1)
         .find(|argument| !argument.starts_with("--"))
-        .ok_or("which folder?")?;
+}
+
+/// Answers requests until there are no more.
+pub fn serve(engine: &mut dyn Engine, version: &str) -> Outcome<()> {
+    let folder = folder().ok_or("which folder?")?;
     std::fs::create_dir_all(&folder)?;
     std::env::set_current_dir(&folder)?;
     let mut out = std::io::stdout();
