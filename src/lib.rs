@@ -42,6 +42,7 @@ pub mod error;
 #[cfg(feature = "python")]
 mod python;
 pub mod space;
+pub mod store;
 pub mod task;
 #[cfg(test)]
 mod testing;

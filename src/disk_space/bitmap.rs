@@ -42,6 +42,14 @@ impl Bitmap {
         // Read as a number the two bits stand the wrong way round.
         u32::from(field & 1 != 0) << 1 | u32::from(field & 2 != 0)
     }
+
+    /// Sets the entry of `index`: 0, 1, 2, or [`MANY`].
+    pub fn set_entry(&mut self, index: usize, entry: u32) {
+        let word = &mut self.words[index / ENTRIES_PER_WORD];
+        let shift = 2 * (index % ENTRIES_PER_WORD);
+        let field = u64::from(entry & 1 != 0) << 1 | u64::from(entry & 2 != 0);
+        *word = (word.get() & !(3 << shift) | field << shift).into();
+    }
 }
 
 /// Checks location and checksum; every pattern of bits is a bitmap.
@@ -77,5 +85,20 @@ mod tests {
             [0, 1, 2, 3, 4].map(|index| bitmap.entry(index)),
             [0, 1, 2, MANY, 0]
         );
+    }
+
+    #[test]
+    fn an_entry_is_set_without_touching_others() {
+        let mut block = BlockData::zeroed();
+        block.bytes_mut()[16..].fill(0xFF);
+        let bitmap: &mut Bitmap = block.view_mut();
+        for (index, entry) in [(0, 0), (1, 1), (2, 2), (31, 1), (16319, 0)] {
+            bitmap.set_entry(index, entry);
+            assert_eq!(bitmap.entry(index), entry);
+        }
+        let many = (0..16320)
+            .filter(|index| bitmap.entry(*index) == MANY)
+            .count();
+        assert_eq!(many, 16320 - 5);
     }
 }

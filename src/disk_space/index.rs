@@ -16,7 +16,7 @@ pub const INDEX_NAME: &str = "space map index";
 const INDEX_SALT: u32 = 160_478;
 
 /// One bitmap's place and summary. Source: docs/format.md, "Index entries".
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct IndexEntry {
     /// The bitmap's metadata block, for data maps too.

@@ -1,10 +1,17 @@
-//! Layer 6: reference counts on disk, read side.
+//! Layer 6: reference counts on disk.
 //!
 //! Promises: counts of both kinds of map, the metadata's own (an index block)
-//! and the data's (an index tree). May use: layers 0 to 5.
+//! and the data's (an index tree); a block is handed out only when it is free
+//! now and was at the last commit. The metadata's map is changed inside the
+//! transaction whose blocks it counts.
+//! May use: layers 0 to 5.
 
 mod bitmap;
+mod core;
+mod data;
+mod free;
 mod index;
+mod metadata;
 
 use std::sync::Arc;
 
@@ -14,7 +21,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub use bitmap::{
     BITMAP_NAME, BITMAP_VALIDATOR, Bitmap, ENTRIES_PER_BITMAP, ENTRIES_PER_WORD, MANY,
 };
+pub use data::{DataMap, MAX_DATA_BLOCKS};
 pub use index::{INDEX_NAME, INDEX_VALIDATOR, IndexEntry, MAX_METADATA_BITMAPS, MetadataIndex};
+pub use metadata::LowSpace;
+pub(crate) use metadata::{
+    MetadataMap, allocate, committed as metadata_committed, count_references,
+    create as create_metadata, extend as extend_metadata, pre_commit as pre_commit_metadata,
+    set_count, views_closed as metadata_views_closed,
+};
 
 use crate::block::BlockManager;
 use crate::btree::{BTree, Wait};
@@ -23,7 +37,7 @@ use crate::space::SpaceMap;
 use crate::units::BlockNr;
 
 /// The root of a space map, in a superblock. Source: docs/format.md, "Space map root".
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct SpaceMapRoot {
     /// Blocks that are counted.
@@ -36,6 +50,20 @@ pub struct SpaceMapRoot {
     pub ref_count_root: U64,
 }
 const _: () = assert!(size_of::<SpaceMapRoot>() == 32);
+
+impl SpaceMapRoot {
+    /// The root at the start of the area that a superblock has for it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an area of less than 32 bytes.
+    pub fn from_area(area: &[u8]) -> Result<Self> {
+        let root = Self::read_from_prefix(area).map(|(root, _)| root);
+        root.map_err(|_| {
+            let text = format!("a space map root takes 32 bytes, not {}", area.len());
+            Error::Usage(text)
+        })
+    }
+}
 
 /// Where the index entries are kept.
 enum Index {

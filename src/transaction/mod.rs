@@ -6,8 +6,13 @@
 //! which it is knotted: the map that counts metadata blocks is itself made of
 //! blocks that a transaction shadows.
 
+mod manager;
+mod nonblocking;
 mod shadow;
 mod txn;
 
+pub use manager::TransactionManager;
+pub use nonblocking::{NonBlockingClone, Prefetches};
 pub use shadow::ShadowTable;
+pub(crate) use txn::Space;
 pub use txn::Transaction;

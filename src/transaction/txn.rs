@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::ShadowTable;
 use crate::block::{BlockData, BlockManager, Checks, ReadGuard, WriteGuard};
-use crate::error::Result;
+use crate::disk_space::{self, LowSpace, MetadataMap, SpaceMapRoot};
+use crate::error::{Error, Result};
 use crate::space::{MemorySpaceMap, SpaceMap, SpaceMapMut};
 use crate::units::BlockNr;
 
@@ -13,6 +14,8 @@ use crate::units::BlockNr;
 pub(crate) enum Space {
     /// Plain counts: nothing survives the process.
     Memory(MemorySpaceMap),
+    /// The map on the device itself.
+    Metadata(Box<MetadataMap>),
 }
 
 /// Everything between two commits. There is one, and one thread changes it at a time.
@@ -39,6 +42,82 @@ impl Transaction {
             shadows: ShadowTable::new(),
             side_effects: 0,
         })
+    }
+
+    /// The first transaction of a new device.
+    pub(super) fn create(blocks: &Arc<BlockManager>, checked: bool) -> Result<Self> {
+        let mut txn = Self {
+            blocks: Arc::clone(blocks),
+            space: Space::Memory(MemorySpaceMap::default()),
+            shadows: ShadowTable::new(),
+            side_effects: 0,
+        };
+        disk_space::create_metadata(&mut txn, checked)?;
+        Ok(txn)
+    }
+
+    /// A transaction on top of what was committed under `root`.
+    pub(super) fn open(
+        blocks: &Arc<BlockManager>,
+        superblock: BlockNr,
+        root: &SpaceMapRoot,
+        checked: bool,
+    ) -> Result<Self> {
+        let mut map = MetadataMap::open(blocks, superblock, root)?;
+        if checked {
+            map.check_from_now_on(blocks)?;
+        }
+        Ok(Self {
+            blocks: Arc::clone(blocks),
+            space: Space::Metadata(Box::new(map)),
+            shadows: ShadowTable::new(),
+            side_effects: 0,
+        })
+    }
+
+    /// Starts over on top of what was committed under `root`.
+    pub(super) fn reopen(&mut self, superblock: BlockNr, root: &SpaceMapRoot) -> Result<()> {
+        self.shadows.clear();
+        let space = std::mem::replace(&mut self.space, Space::Memory(MemorySpaceMap::default()));
+        self.space = match space {
+            Space::Metadata(map) => {
+                Space::Metadata(Box::new(map.reopened(&self.blocks, superblock, root)?))
+            }
+            Space::Memory(_) => {
+                let map = MetadataMap::open(&self.blocks, superblock, root)?;
+                Space::Metadata(Box::new(map))
+            }
+        };
+        Ok(())
+    }
+
+    pub(super) fn pre_commit(&mut self) -> Result<()> {
+        match &mut self.space {
+            Space::Memory(_) => Ok(()),
+            Space::Metadata(_) => disk_space::pre_commit_metadata(self),
+        }
+    }
+
+    /// The transaction is durable: its blocks belong to the committed state.
+    pub(crate) fn committed(&mut self, generation: u64, views: bool) -> Result<()> {
+        self.shadows.clear();
+        match &mut self.space {
+            Space::Memory(map) => map.commit(),
+            Space::Metadata(_) => disk_space::metadata_committed(self, generation, views),
+        }
+    }
+
+    pub(super) fn views_closed(&mut self, oldest: Option<u64>) {
+        if let Space::Metadata(_) = &self.space {
+            disk_space::metadata_views_closed(self, oldest);
+        }
+    }
+
+    pub(super) fn space_root(&self) -> SpaceMapRoot {
+        match &self.space {
+            Space::Memory(_) => SpaceMapRoot::default(),
+            Space::Metadata(map) => map.root(),
+        }
     }
 
     /// The block manager below.
@@ -98,6 +177,12 @@ impl Transaction {
         self.shadows.contains(at.0)
     }
 
+    /// Whether anything was allocated or copied since the last commit.
+    #[must_use]
+    pub fn has_shadows(&self) -> bool {
+        !self.shadows.is_empty()
+    }
+
     /// Shared access to a block.
     ///
     /// # Errors
@@ -135,9 +220,13 @@ impl Transaction {
     /// # Errors
     /// As [`SpaceMapMut::inc`].
     pub fn inc_range(&mut self, blocks: Range<u64>) -> Result<()> {
-        self.side_effects += 1;
         match &mut self.space {
-            Space::Memory(map) => map.inc(blocks),
+            Space::Memory(map) => {
+                map.inc(blocks)?;
+                self.side_effects += 1;
+                Ok(())
+            }
+            Space::Metadata(_) => disk_space::count_references(self, blocks, true),
         }
     }
 
@@ -146,9 +235,13 @@ impl Transaction {
     /// # Errors
     /// As [`SpaceMapMut::dec`].
     pub fn dec_range(&mut self, blocks: Range<u64>) -> Result<()> {
-        self.side_effects += 1;
         match &mut self.space {
-            Space::Memory(map) => map.dec(blocks),
+            Space::Memory(map) => {
+                map.dec(blocks)?;
+                self.side_effects += 1;
+                Ok(())
+            }
+            Space::Metadata(_) => disk_space::count_references(self, blocks, false),
         }
     }
 
@@ -159,6 +252,7 @@ impl Transaction {
     pub fn ref_count(&self, at: BlockNr) -> Result<u32> {
         match &self.space {
             Space::Memory(map) => map.get_count(at.0),
+            Space::Metadata(map) => map.count(&self.blocks, at.0),
         }
     }
 
@@ -169,22 +263,95 @@ impl Transaction {
     pub fn is_shared(&self, at: BlockNr) -> Result<bool> {
         match &self.space {
             Space::Memory(map) => map.count_is_more_than_one(at.0),
+            Space::Metadata(map) => map.is_shared(&self.blocks, at.0),
+        }
+    }
+
+    /// Sets a count, for checkers and restorers.
+    ///
+    /// # Errors
+    /// As [`SpaceMapMut::set_count`].
+    pub fn set_count(&mut self, at: BlockNr, count: u32) -> Result<()> {
+        match &mut self.space {
+            Space::Memory(map) => {
+                map.set_count(at.0, count)?;
+                self.side_effects += 1;
+                Ok(())
+            }
+            Space::Metadata(_) => disk_space::set_count(self, at.0, count),
+        }
+    }
+
+    /// Blocks that are counted.
+    #[must_use]
+    pub fn nr_blocks(&self) -> u64 {
+        match &self.space {
+            Space::Memory(map) => map.nr_blocks(),
+            Space::Metadata(map) => map.nr_blocks(),
+        }
+    }
+
+    /// Blocks that can be allocated: free now and at the last commit, and read
+    /// by no view.
+    #[must_use]
+    pub fn nr_free(&self) -> u64 {
+        match &self.space {
+            Space::Memory(map) => map.nr_free(),
+            Space::Metadata(map) => map.nr_free(),
+        }
+    }
+
+    /// Blocks that only open views keep from being allocated.
+    #[must_use]
+    pub fn withheld_blocks(&self) -> u64 {
+        match &self.space {
+            Space::Memory(_) => 0,
+            Space::Metadata(map) => map.withheld_blocks(),
+        }
+    }
+
+    /// Adds blocks at the end, which the device must have by now.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] past the device or the format's limit,
+    /// [`Error::NoSpace`] when the new blocks cannot even hold their own counts.
+    pub fn extend(&mut self, blocks: u64) -> Result<()> {
+        match &mut self.space {
+            Space::Memory(map) => map.extend(blocks),
+            Space::Metadata(_) => disk_space::extend_metadata(self, blocks),
+        }
+    }
+
+    /// Calls `callback` with the number of free blocks each time that falls to
+    /// `at` or below. It must not call back into the transaction.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a transaction that counts in memory.
+    pub fn on_low_space(&mut self, at: u64, callback: LowSpace) -> Result<()> {
+        match &mut self.space {
+            Space::Memory(_) => Err(Error::usage("a map in memory has no threshold")),
+            Space::Metadata(map) => {
+                map.on_low_space(at, callback);
+                Ok(())
+            }
         }
     }
 
     /// Says that so many blocks will be allocated soon: they had better lie side by side.
     pub fn want_run(&mut self, blocks: u64) {
-        match &mut self.space {
-            Space::Memory(_) => {
-                let _ = blocks;
-            }
+        if let Space::Metadata(map) = &mut self.space {
+            map.want(blocks);
         }
     }
 
     fn allocate(&mut self) -> Result<BlockNr> {
-        self.side_effects += 1;
         match &mut self.space {
-            Space::Memory(map) => map.new_block().map(BlockNr),
+            Space::Memory(map) => {
+                let block = map.new_block()?;
+                self.side_effects += 1;
+                Ok(BlockNr(block))
+            }
+            Space::Metadata(_) => disk_space::allocate(self),
         }
     }
 }

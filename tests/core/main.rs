@@ -7,6 +7,7 @@ mod format;
 mod hostile;
 mod layers;
 mod model;
+mod store;
 mod support;
 
 /// All tests run on it, so that hunger for memory is seen.

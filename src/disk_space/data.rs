@@ -1,0 +1,297 @@
+//! A map that counts blocks of another device, kept in metadata blocks.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::SpaceMapRoot;
+use super::bitmap::{BITMAP_VALIDATOR, MANY};
+use super::core::{Change, Core, Index, bitmaps_for, change_counts, fresh_entry};
+use super::index::IndexEntry;
+use crate::block::BlockManager;
+use crate::btree::{self, Plain, TreeType, max_entries};
+use crate::error::{Error, Result};
+use crate::space::{Checker, check_range};
+use crate::transaction::Transaction;
+use crate::units::BlockNr;
+
+/// The most blocks that a map can count: a mapping has 40 bits for a block.
+pub const MAX_DATA_BLOCKS: u64 = 1 << 40;
+
+/// The name of what is counted, in errors.
+const DATA: &str = "data";
+
+/// Reference counts of data blocks, changed in a transaction. Changes count from
+/// [`DataMap::commit`] on, which goes before the transaction's own commit.
+pub struct DataMap {
+    core: Core,
+    checker: Option<Checker>,
+}
+
+fn index_tree(values: &mut Plain) -> TreeType<'_> {
+    TreeType {
+        levels: 1,
+        value_bytes: size_of::<IndexEntry>(),
+        values,
+    }
+}
+
+impl DataMap {
+    /// A map of no blocks. [`Self::extend`] adds some.
+    ///
+    /// # Errors
+    /// What allocation says.
+    pub fn create(txn: &mut Transaction, checked: bool) -> Result<Self> {
+        let mut root = SpaceMapRoot::new_zeroed();
+        root.bitmap_root = btree::empty(txn, size_of::<IndexEntry>())?.0.into();
+        root.ref_count_root = btree::empty(txn, size_of::<u32>())?.0.into();
+        let mut map = Self::of(&root);
+        map.checker = checked.then(|| Checker::fresh(0));
+        Ok(map)
+    }
+
+    /// The map under `root`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for more than 2^40 blocks, or fewer than are allocated;
+    /// when `checked`, what reading every count says.
+    pub fn open(blocks: &Arc<BlockManager>, root: &SpaceMapRoot, checked: bool) -> Result<Self> {
+        let (size, used) = (root.nr_blocks.get(), root.nr_allocated.get());
+        if size > MAX_DATA_BLOCKS || used > size {
+            let text = format!("a map of {size} blocks, {used} of them allocated, cannot be");
+            return Err(Error::Usage(text));
+        }
+        let mut map = Self::of(root);
+        if checked {
+            let core = &map.core;
+            let count = |block| core.stored_count(blocks, block);
+            map.checker = Some(Checker::over_counts(size, count)?);
+        }
+        Ok(map)
+    }
+
+    fn of(root: &SpaceMapRoot) -> Self {
+        let index = Index::Tree {
+            root: BlockNr(root.bitmap_root.get()),
+            known: FxHashMap::default(),
+            changed: FxHashMap::default(),
+        };
+        Self {
+            core: Core::new(DATA, root, index),
+            checker: None,
+        }
+    }
+
+    /// As of now; what [`Self::commit`] has written.
+    #[must_use]
+    pub fn root(&self) -> SpaceMapRoot {
+        self.core.root()
+    }
+
+    /// Blocks that are counted.
+    #[must_use]
+    pub fn nr_blocks(&self) -> u64 {
+        self.core.nr_blocks
+    }
+
+    /// Blocks that are free now and were at the last commit.
+    #[must_use]
+    pub fn nr_free(&self) -> u64 {
+        self.core.free.available()
+    }
+
+    /// How many references a block has.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] past the end, and what reading says.
+    pub fn get_count(&self, txn: &Transaction, block: u64) -> Result<u32> {
+        let count = self.core.stored_count(txn.blocks(), block)?;
+        if let Some(checker) = &self.checker {
+            checker.counted(block, count)?;
+        }
+        Ok(count)
+    }
+
+    /// Whether a block has several references.
+    ///
+    /// # Errors
+    /// As [`Self::get_count`].
+    pub fn count_is_more_than_one(&self, txn: &Transaction, block: u64) -> Result<bool> {
+        let (_, entry) = self.core.stored_entry(txn.blocks(), block)?;
+        let shared = entry == MANY || entry > 1;
+        if let Some(checker) = &self.checker {
+            checker.judged_shared(block, shared)?;
+        }
+        Ok(shared)
+    }
+
+    /// One more reference on each block.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] past the end or above 2^32 - 1, nothing changed then.
+    pub fn inc(&mut self, txn: &mut Transaction, blocks: Range<u64>) -> Result<()> {
+        self.count_references(txn, blocks, Change::Inc)
+    }
+
+    /// One reference less on each block.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] past the end or below zero, nothing changed then.
+    pub fn dec(&mut self, txn: &mut Transaction, blocks: Range<u64>) -> Result<()> {
+        self.count_references(txn, blocks, Change::Dec)
+    }
+
+    fn count_references(
+        &mut self,
+        txn: &mut Transaction,
+        blocks: Range<u64>,
+        change: Change,
+    ) -> Result<()> {
+        check_range(&blocks, self.core.nr_blocks)?;
+        let manager = Arc::clone(txn.blocks());
+        let answer = self.core.check_change(&manager, &blocks, change);
+        if let Some(checker) = &mut self.checker
+            && !matches!(answer, Err(Error::Damaged(_) | Error::Io { .. }))
+        {
+            match change {
+                Change::Inc => checker.incremented(blocks.clone(), answer.is_ok())?,
+                _ => checker.decremented(blocks.clone(), answer.is_ok())?,
+            }
+        }
+        answer?;
+        change_counts(&mut self.core, txn, blocks, change)
+    }
+
+    /// Sets a count.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] past the end.
+    pub fn set_count(&mut self, txn: &mut Transaction, block: u64, count: u32) -> Result<()> {
+        let blocks = block..block.saturating_add(1);
+        check_range(&blocks, self.core.nr_blocks)?;
+        change_counts(&mut self.core, txn, blocks, Change::Set(count))?;
+        if let Some(checker) = &mut self.checker {
+            checker.was_set(block, count);
+        }
+        Ok(())
+    }
+
+    /// Takes a free block: its count goes from 0 to 1.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], of the data or of the metadata.
+    pub fn new_block(&mut self, txn: &mut Transaction) -> Result<u64> {
+        let manager = Arc::clone(txn.blocks());
+        let block = self.core.find_free(&manager)?;
+        // The search itself has taken note of the block.
+        txn.side_effects += 1;
+        change_counts(&mut self.core, txn, block..block + 1, Change::Inc)?;
+        if let Some(checker) = &mut self.checker {
+            checker.allocated(block)?;
+            checker.counted_free(self.core.free.available())?;
+        }
+        Ok(block)
+    }
+
+    /// Says that so many blocks will be allocated soon: they had better lie side by side.
+    pub fn want_run(&mut self, blocks: u64) {
+        self.core.free.want(blocks);
+    }
+
+    /// Adds free blocks at the end.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] past 2^40 blocks, [`Error::NoSpace`] when the metadata
+    /// cannot hold their counts; nothing is changed then.
+    pub fn extend(&mut self, txn: &mut Transaction, more: u64) -> Result<()> {
+        let size = self.core.nr_blocks.checked_add(more);
+        let size = size
+            .filter(|size| *size <= MAX_DATA_BLOCKS)
+            .ok_or_else(|| {
+                Error::usage(format!(
+                    "a data device has at most {MAX_DATA_BLOCKS} blocks"
+                ))
+            })?;
+        let new = bitmaps_for(self.core.nr_blocks)..bitmaps_for(size);
+        let needed = blocks_for(new.end - new.start);
+        if needed > txn.nr_free() {
+            let free = txn.nr_free();
+            let reason =
+                format!("{more} data blocks more need {needed} blocks of it, {free} are free");
+            return Err(Error::no_metadata_space(reason));
+        }
+        txn.want_run(needed);
+        self.core.nr_blocks = size;
+        self.core.free.extended(more);
+        for number in new {
+            let at = txn.new_block(&BITMAP_VALIDATOR)?.location();
+            self.core.set_entry(number, fresh_entry(at));
+            if number % 4096 == 4095 {
+                self.write_index(txn)?;
+            }
+        }
+        if let Some(checker) = &mut self.checker {
+            checker.extended(more);
+        }
+        Ok(())
+    }
+
+    /// Writes what is kept in memory into the tree. Goes before the
+    /// transaction's commit, as it allocates metadata.
+    ///
+    /// # Errors
+    /// What allocation says.
+    pub fn commit(&mut self, txn: &mut Transaction) -> Result<()> {
+        self.write_index(txn)
+    }
+
+    fn write_index(&mut self, txn: &mut Transaction) -> Result<()> {
+        let Index::Tree {
+            root,
+            known,
+            changed,
+        } = &mut self.core.index
+        else {
+            return Ok(());
+        };
+        let mut entries: Vec<(u64, IndexEntry)> = changed.drain().collect();
+        entries.sort_unstable_by_key(|(number, _)| *number);
+        let (mut plain, mut at) = (Plain, *root);
+        let mut tree = index_tree(&mut plain);
+        for (number, entry) in entries {
+            at = btree::insert(txn, &mut tree, at, &[number], entry.as_bytes())?.root;
+            known.insert(number, entry);
+        }
+        *root = at;
+        Ok(())
+    }
+
+    /// The transaction's commit is durable: what it freed can be handed out again.
+    ///
+    /// # Errors
+    /// A law of the map is broken, when it is checked.
+    pub fn committed(&mut self) -> Result<()> {
+        self.core.free.committed(0, false);
+        match &mut self.checker {
+            Some(checker) => {
+                checker.committed(std::iter::empty());
+                checker.counted_free(self.core.free.available())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Metadata blocks that so many new bitmaps may take, with the leaves and
+/// parents of their index entries.
+fn blocks_for(bitmaps: u64) -> u64 {
+    if bitmaps == 0 {
+        return 0;
+    }
+    // Nodes may be no more than half full; and a path is copied.
+    let leaves = bitmaps.div_ceil(max_entries(size_of::<IndexEntry>()) as u64 / 2);
+    let parents = leaves.div_ceil(max_entries(8) as u64 / 2);
+    bitmaps + leaves + 2 * parents + 8
+}
