@@ -1,5 +1,7 @@
-//! The slots of a block manager: bounded, evicted by the clock.
+//! The slots of a block manager: bounded, evicted first in, first out, with a
+//! second chance for what was used meanwhile.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -10,6 +12,9 @@ use crate::units::BlockNr;
 
 /// The number of a slot that holds nothing: no device is that large.
 const NOWHERE: BlockNr = BlockNr(u64::MAX);
+
+/// The place of a slot in the list of dirty ones, when it is not in it.
+const CLEAN: u32 = u32::MAX;
 
 /// One cached block.
 pub(super) struct Slot {
@@ -24,7 +29,9 @@ pub(super) struct Slot {
     /// Being written to the device: must stay until that is done.
     pub writing: bool,
     /// Place in the list of dirty slots.
-    dirty: Option<usize>,
+    dirty: u32,
+    /// Whether the slot stands in the queue of those that may go.
+    offered: bool,
     used_lately: bool,
 }
 
@@ -37,19 +44,38 @@ impl Slot {
             lock: LockState::default(),
             life: 0,
             writing: false,
-            dirty: None,
+            dirty: CLEAN,
+            offered: false,
             used_lately: true,
         }
     }
 
     pub fn is_dirty(&self) -> bool {
-        self.dirty.is_some()
+        self.dirty != CLEAN
     }
 
-    /// What the slot's lock has to say before it may go.
+    /// Whether the block may leave the cache.
     fn may_go(&self) -> bool {
-        self.lock.is_free() && !self.writing && self.dirty.is_none()
+        self.at != NOWHERE && self.lock.is_free() && !self.writing && !self.is_dirty()
     }
+
+    /// Whether the block may be written now.
+    pub fn may_be_written(&self) -> bool {
+        self.is_dirty() && !self.writing && !self.lock.is_written() && self.data.is_some()
+    }
+}
+
+/// What is to be done about dirty blocks when a place is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dirty {
+    /// Write them before they fill the cache.
+    WriteSoon,
+    /// Write them when there is no other place.
+    WriteLast,
+    /// They have to stay.
+    Keep,
+    /// Nothing will be written any more: drop them when there is no other place.
+    Drop,
 }
 
 /// A place for a block that is not cached.
@@ -58,7 +84,9 @@ pub(super) enum Place {
     Slot(usize, Option<Arc<BlockData>>),
     /// Too much is dirty: write first.
     WriteFirst,
-    /// Every slot is held.
+    /// All that could go is dirty and has to stay.
+    AllDirty,
+    /// Every slot is held, or is being read or written.
     AllHeld,
 }
 
@@ -70,10 +98,14 @@ pub(super) struct Cache {
     dirty: Vec<u32>,
     /// Slots that hold nothing.
     empty: Vec<u32>,
+    /// All slots that may go stand here, and some that no longer may: looking
+    /// for one never passes over a slot twice without somebody having used it.
+    may_go: VecDeque<u32>,
     capacity: usize,
-    hand: usize,
     /// Threads that wait for a slot to change.
     pub waiting: usize,
+    /// Those of them that wait for any slot at all.
+    starving: Vec<ThreadNr>,
 }
 
 impl Cache {
@@ -83,9 +115,11 @@ impl Cache {
             by_block: FxHashMap::default(),
             dirty: Vec::new(),
             empty: Vec::new(),
-            capacity,
-            hand: 0,
+            may_go: VecDeque::new(),
+            // No cache has 2^32 slots.
+            capacity: capacity.min(CLEAN as usize - 1),
             waiting: 0,
+            starving: Vec::new(),
         }
     }
 
@@ -104,9 +138,14 @@ impl Cache {
         &mut self.slots[number]
     }
 
+    /// The slot, if it still lives the life that somebody remembers.
+    pub fn slot_in_life(&mut self, number: usize, life: u64) -> Option<&mut Slot> {
+        self.slots.get_mut(number).filter(|slot| slot.life == life)
+    }
+
     /// Takes a slot for `at`, its lock free and its data away.
-    pub fn take(&mut self, at: BlockNr) -> Place {
-        if self.dirty.len() * 4 > self.capacity * 3 {
+    pub fn take(&mut self, at: BlockNr, dirty: Dirty) -> Place {
+        if dirty == Dirty::WriteSoon && self.dirty.len() * 4 > self.capacity * 3 {
             return Place::WriteFirst;
         }
         let (number, buffer) = if let Some(number) = self.empty.pop() {
@@ -114,60 +153,82 @@ impl Cache {
         } else if self.slots.len() < self.capacity {
             self.slots.push(Slot::new(NOWHERE));
             (self.slots.len() - 1, None)
-        } else if let Some(victim) = self.victim() {
+        } else if let Some(victim) = self.victim(dirty) {
             let slot = &mut self.slots[victim];
             self.by_block.remove(&slot.at.0);
             let buffer = slot.data.take().filter(|data| Arc::strong_count(data) == 1);
             (victim, buffer)
-        } else if self.dirty.is_empty() {
-            return Place::AllHeld;
         } else {
-            return Place::WriteFirst;
+            return self.no_place(dirty);
         };
-        let life = self.slots[number].life + 1;
-        self.slots[number] = Slot {
-            life,
+        self.begin_life(number, at);
+        self.by_block.insert(at.0, short(number));
+        Place::Slot(number, buffer)
+    }
+
+    fn no_place(&self, dirty: Dirty) -> Place {
+        match dirty {
+            Dirty::WriteSoon | Dirty::WriteLast => {
+                let mut dirty = self.dirty.iter();
+                if dirty.any(|number| self.slots[*number as usize].may_be_written()) {
+                    Place::WriteFirst
+                } else {
+                    Place::AllHeld
+                }
+            }
+            Dirty::Keep if !self.dirty.is_empty() => Place::AllDirty,
+            Dirty::Keep | Dirty::Drop => Place::AllHeld,
+        }
+    }
+
+    fn begin_life(&mut self, number: usize, at: BlockNr) {
+        let slot = &mut self.slots[number];
+        *slot = Slot {
+            life: slot.life + 1,
+            // It stands in the queue or not, whoever lives in it.
+            offered: slot.offered,
             ..Slot::new(at)
         };
-        // No cache has 2^32 slots: `capacity` is bounded by the manager.
-        let short = u32::try_from(number).unwrap_or(u32::MAX);
-        self.by_block.insert(at.0, short);
-        Place::Slot(number, buffer)
     }
 
     /// Empties a slot, whoever holds it: its bytes are not to be seen any more.
     pub fn forget(&mut self, number: usize) {
         self.mark_clean(number);
-        let slot = &mut self.slots[number];
-        if slot.at == NOWHERE {
+        let at = self.slots[number].at;
+        if at == NOWHERE {
             return;
         }
-        self.by_block.remove(&slot.at.0);
-        let life = slot.life + 1;
-        *slot = Slot {
-            life,
-            used_lately: false,
-            ..Slot::new(NOWHERE)
-        };
-        self.empty.push(u32::try_from(number).unwrap_or(u32::MAX));
+        self.by_block.remove(&at.0);
+        self.begin_life(number, NOWHERE);
+        self.empty.push(short(number));
+    }
+
+    /// To be called whenever a slot was unlocked, read or written: it may be
+    /// one that may go now.
+    pub fn offer(&mut self, number: usize) {
+        let slot = &mut self.slots[number];
+        if !slot.offered && slot.may_go() {
+            slot.offered = true;
+            self.may_go.push_back(short(number));
+        }
     }
 
     pub fn mark_dirty(&mut self, number: usize) {
-        let place = self.dirty.len();
         let slot = &mut self.slots[number];
-        if slot.dirty.is_none() {
-            slot.dirty = Some(place);
-            self.dirty.push(u32::try_from(number).unwrap_or(u32::MAX));
+        if slot.dirty == CLEAN {
+            slot.dirty = short(self.dirty.len());
+            self.dirty.push(short(number));
         }
     }
 
     pub fn mark_clean(&mut self, number: usize) {
-        let Some(place) = self.slots[number].dirty.take() else {
+        let place = std::mem::replace(&mut self.slots[number].dirty, CLEAN);
+        if place == CLEAN {
             return;
-        };
-        self.dirty.swap_remove(place);
-        if let Some(moved) = self.dirty.get(place) {
-            self.slots[*moved as usize].dirty = Some(place);
+        }
+        self.dirty.swap_remove(place as usize);
+        if let Some(moved) = self.dirty.get(place as usize) {
+            self.slots[*moved as usize].dirty = place;
         }
     }
 
@@ -181,29 +242,51 @@ impl Cache {
         0..self.slots.len()
     }
 
-    /// Whether no slot can be had, ever, unless somebody lets go of one.
-    pub fn all_held(&self) -> bool {
-        self.empty.is_empty()
-            && self.slots.len() >= self.capacity
-            && self.slots.iter().all(|slot| !slot.lock.is_free())
+    /// Says that `thread` waits for any slot. False: every slot is held by
+    /// somebody who waits for one, so that waiting would be for ever.
+    pub fn starve(&mut self, thread: ThreadNr) -> bool {
+        self.starving.push(thread);
+        let stuck = |slot: &Slot| self.starving.iter().any(|one| slot.lock.is_held_by(*one));
+        if self.slots.iter().all(stuck) {
+            self.stop_starving(thread);
+            return false;
+        }
+        true
     }
 
-    /// Whether all that is held is held by `thread`: waiting would be for ever.
-    pub fn all_held_by(&self, thread: ThreadNr) -> bool {
-        let mut held = self.slots.iter().filter(|slot| !slot.lock.is_free());
-        held.all(|slot| slot.lock.is_held_by(thread))
+    /// Says that it does not any more.
+    pub fn stop_starving(&mut self, thread: ThreadNr) {
+        if let Some(place) = self.starving.iter().position(|one| *one == thread) {
+            self.starving.swap_remove(place);
+        }
     }
 
-    /// The next slot that may go and that nobody used since the hand last came by.
-    fn victim(&mut self) -> Option<usize> {
-        for _ in 0..2 * self.slots.len() {
-            let number = self.hand;
-            self.hand = (self.hand + 1) % self.slots.len();
-            let slot = &mut self.slots[number];
-            if slot.may_go() && !std::mem::take(&mut slot.used_lately) {
-                return Some(number);
+    /// The next slot that may go and that nobody used since it last came by.
+    fn victim(&mut self, dirty: Dirty) -> Option<usize> {
+        while let Some(number) = self.may_go.pop_front() {
+            let slot = &mut self.slots[number as usize];
+            if !slot.may_go() {
+                // Who makes it one that may, offers it again.
+                slot.offered = false;
+            } else if std::mem::take(&mut slot.used_lately) {
+                self.may_go.push_back(number);
+            } else {
+                slot.offered = false;
+                return Some(number as usize);
             }
         }
-        None
+        if dirty != Dirty::Drop {
+            return None;
+        }
+        let droppable = |slot: &Slot| slot.lock.is_free() && !slot.writing;
+        let mut dirty = self.dirty.iter().map(|number| *number as usize);
+        let number = dirty.find(|number| droppable(&self.slots[*number]))?;
+        self.mark_clean(number);
+        Some(number)
     }
+}
+
+/// Slots are counted with 32 bits: `capacity` is bounded.
+fn short(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(CLEAN)
 }

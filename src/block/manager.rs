@@ -2,25 +2,24 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
-use super::cache::{Cache, Place, Slot};
-use super::lock::{Hold, ThreadNr};
+use super::cache::{Cache, Slot};
+use super::hold::{Held, Mode, accept};
+use super::lock::Hold;
+use super::prefetch::Prefetch;
+use super::sync::{Condvar, Mutex, MutexGuard};
 use super::writeback::Staging;
 use super::{BlockData, Checks, ReadGuard, WriteGuard};
 use crate::device::Device;
-use crate::error::{Damage, Error, Result};
+use crate::error::{Error, Result};
 use crate::units::{BLOCK_BYTES, BlockNr};
 
 /// What a pool's cache may take unless told otherwise.
 pub const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
 
 /// Fewer slots than this and a deep tree's readers would wait for each other.
-const MIN_SLOTS: u64 = 64;
-
-/// How often somebody who waits asks whether to go on.
-const ASK_EVERY: Duration = Duration::from_millis(50);
+const MIN_SLOTS: usize = 64;
 
 /// Asked a few times a second by those who wait; an error ends the wait.
 pub type Patience<'p> = &'p dyn Fn() -> Result<()>;
@@ -35,7 +34,8 @@ pub struct BlockManager {
     cache: Mutex<Cache>,
     /// Told when a block was read, or its read failed, or a lock was released
     /// while somebody waits.
-    changed: Condvar,
+    pub(super) changed: Condvar,
+    pub(super) prefetch: Arc<Prefetch>,
     /// One write-back at a time.
     pub(super) staging: Mutex<Staging>,
     /// The block that only a commit writes.
@@ -45,41 +45,29 @@ pub struct BlockManager {
     poison: OnceLock<String>,
 }
 
-/// How a block is to be locked.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Read,
-    Write,
-    /// As write, of a block whose whole content will be new.
-    Fresh,
-    /// A glance at the bytes that holds nothing.
-    Pin,
-}
-
-/// What a lock gave.
-enum Held {
-    Locked(Hold, Arc<BlockData>),
-    Pinned(Arc<BlockData>),
-}
-
 impl BlockManager {
     /// Blocks of `device`, at most `cache_bytes` of them in memory.
     #[must_use]
     pub fn new(device: Arc<dyn Device>, cache_bytes: u64) -> Arc<Self> {
         let nr_blocks = device.size_bytes() / BLOCK_BYTES as u64;
-        let slots = (cache_bytes / BLOCK_BYTES as u64)
-            .max(MIN_SLOTS)
-            .min(u64::from(u32::MAX / 2));
-        let capacity = usize::try_from(slots).unwrap_or(usize::MAX);
-        let read_only = AtomicBool::new(!device.is_writable());
+        let slots = slots_in(cache_bytes);
+        let writable = device.is_writable();
+        let staging = if writable {
+            Staging::new(slots)
+        } else {
+            Staging::default()
+        };
+        // A read-only manager stages nothing.
+        let capacity = slots.saturating_sub(staging.blocks()).max(MIN_SLOTS);
         Arc::new(Self {
             device,
             nr_blocks: AtomicU64::new(nr_blocks),
             cache: Mutex::new(Cache::new(capacity)),
             changed: Condvar::new(),
-            staging: Mutex::default(),
+            prefetch: Arc::default(),
+            staging: Mutex::new(staging),
             superblock: AtomicU64::new(NO_SUPERBLOCK),
-            read_only,
+            read_only: AtomicBool::new(!writable),
             poison: OnceLock::new(),
         })
     }
@@ -183,14 +171,9 @@ impl BlockManager {
         at: BlockNr,
         checks: impl Into<Checks>,
     ) -> Result<ReadGuard> {
-        let mut cache = self.try_lock_cache()?;
-        let number = cache.find(at).ok_or(Error::WouldBlock)?;
-        let thread = ThreadNr::current();
-        let slot = cache.slot(number);
-        let held = take_hold(slot, number, Some(&checks.into()), Mode::Read, thread)?;
-        match held {
-            Some(Held::Locked(hold, data)) => Ok(self.read_guard(hold, at, data)),
-            _ => Err(Error::WouldBlock),
+        match self.try_hold(at, &checks.into())? {
+            Held::Locked(hold, data) => Ok(self.read_guard(hold, at, data)),
+            Held::Pinned(_) => unreachable!("a read lock was asked for"),
         }
     }
 
@@ -249,7 +232,7 @@ impl BlockManager {
                         None => data = Arc::new(BlockData::zeroed()),
                     }
                 }
-                Ok(self.write_guard(hold, at, data))
+                Ok(self.write_guard(hold, at, data, zero))
             }
             Held::Pinned(_) => unreachable!("a write lock was asked for"),
         }
@@ -272,38 +255,10 @@ impl BlockManager {
                     Some(block) => block.bytes_mut().copy_from_slice(source.bytes()),
                     None => data = Arc::new(source.clone()),
                 }
-                Ok(self.write_guard(hold, at, data))
+                Ok(self.write_guard(hold, at, data, true))
             }
             Held::Pinned(_) => unreachable!("a write lock was asked for"),
         }
-    }
-
-    /// Reads blocks in the background, so that a later lock finds them. What
-    /// fails is left to that lock.
-    pub fn prefetch(self: &Arc<Self>, blocks: Vec<BlockNr>) {
-        let cache = self.lock_cache();
-        let missing: Vec<BlockNr> = blocks
-            .into_iter()
-            .filter(|at| at.0 < self.nr_blocks() && cache.find(*at).is_none())
-            .collect();
-        drop(cache);
-        if missing.is_empty() {
-            return;
-        }
-        let manager = Arc::downgrade(self);
-        let reader = move || {
-            for at in missing {
-                let Some(manager) = manager.upgrade() else {
-                    return;
-                };
-                if manager.hold(at, None, Mode::Pin, None).is_err() {
-                    continue;
-                }
-            }
-        };
-        let builder = std::thread::Builder::new().name("thinmeta-prefetch".to_owned());
-        // Without a thread the later lock reads the block itself.
-        drop(builder.spawn(reader));
     }
 
     /// Forgets every change that was not written, and those that were written
@@ -313,7 +268,7 @@ impl BlockManager {
         let mut cache = self.lock_cache();
         for number in cache.every_slot() {
             let slot = cache.slot_quietly(number);
-            if slot.is_dirty() || slot.lock.writer.is_some() || also(slot.at) {
+            if slot.is_dirty() || slot.lock.is_written() || also(slot.at) {
                 cache.forget(number);
             }
         }
@@ -321,7 +276,7 @@ impl BlockManager {
     }
 
     /// Whether nothing is written any more, and why.
-    pub(super) fn check_poison(&self) -> Result<()> {
+    pub(crate) fn check_poison(&self) -> Result<()> {
         match self.poison.get() {
             None => Ok(()),
             Some(cause) => Err(Error::Poisoned(cause.clone())),
@@ -338,11 +293,11 @@ impl BlockManager {
     pub(super) fn poison(&self, cause: &Error) {
         let _first_cause_stays = self.poison.set(cause.to_string());
         self.device.note_poisoned();
-        // Whoever waits for a slot to be written waits in vain.
-        self.changed.notify_all();
+        // Whoever waits to write waits in vain.
+        self.tell(self.lock_cache());
     }
 
-    pub(super) fn check_writable(&self) -> Result<()> {
+    pub(crate) fn check_writable(&self) -> Result<()> {
         self.check_poison()?;
         if self.is_read_only() {
             return Err(self.not_writable());
@@ -362,7 +317,7 @@ impl BlockManager {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn try_lock_cache(&self) -> Result<MutexGuard<'_, Cache>> {
+    pub(super) fn try_lock_cache(&self) -> Result<MutexGuard<'_, Cache>> {
         match self.cache.try_lock() {
             Ok(cache) => Ok(cache),
             Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
@@ -370,7 +325,7 @@ impl BlockManager {
         }
     }
 
-    fn check_address(&self, at: BlockNr) -> Result<()> {
+    pub(super) fn check_address(&self, at: BlockNr) -> Result<()> {
         let blocks = self.nr_blocks();
         if at.0 < blocks {
             return Ok(());
@@ -389,275 +344,31 @@ impl BlockManager {
         }
     }
 
-    fn write_guard(self: &Arc<Self>, hold: Hold, at: BlockNr, data: Arc<BlockData>) -> WriteGuard {
+    /// `fresh`: the bytes are not those that the block had.
+    fn write_guard(
+        self: &Arc<Self>,
+        hold: Hold,
+        at: BlockNr,
+        data: Arc<BlockData>,
+        fresh: bool,
+    ) -> WriteGuard {
         WriteGuard {
             manager: Arc::clone(self),
             hold,
             at,
             data: Some(data),
-        }
-    }
-
-    /// Locks a block: the one loop that all locks go through.
-    fn hold(
-        &self,
-        at: BlockNr,
-        checks: Option<&Checks>,
-        mode: Mode,
-        patience: Option<Patience<'_>>,
-    ) -> Result<Held> {
-        let thread = ThreadNr::current();
-        let mut cache = self.lock_cache();
-        let mut queued = false;
-        loop {
-            if let Some(number) = cache.find(at) {
-                let slot = cache.slot(number);
-                let held = take_hold(slot, number, checks, mode, thread);
-                if !matches!(held, Ok(None)) && queued {
-                    slot.lock.writers_waiting = slot.lock.writers_waiting.saturating_sub(1);
-                }
-                match held? {
-                    Some(held) => return Ok(held),
-                    None if mode == Mode::Write || mode == Mode::Fresh => {
-                        slot.lock.writers_waiting += usize::from(!queued);
-                        queued = true;
-                    }
-                    None => {}
-                }
-            } else {
-                queued = false;
-                self.check_address(at)?;
-                match cache.take(at) {
-                    Place::Slot(number, buffer) => {
-                        return self.fill(cache, number, buffer, checks, mode, thread);
-                    }
-                    Place::WriteFirst => {
-                        drop(cache);
-                        self.write_early()?;
-                        cache = self.lock_cache();
-                        continue;
-                    }
-                    Place::AllHeld if cache.all_held_by(thread) => {
-                        let text = "this thread holds every block that the cache has room for";
-                        return Err(Error::usage(text));
-                    }
-                    Place::AllHeld => {}
-                }
-            }
-            cache.waiting += 1;
-            cache = self.wait(cache, patience.is_some());
-            cache.waiting -= 1;
-            if let Some(patience) = patience {
-                drop(cache);
-                let answer = patience();
-                cache = self.lock_cache();
-                if let Err(error) = answer {
-                    if let Some(number) = cache.find(at).filter(|_| queued) {
-                        let lock = &mut cache.slot(number).lock;
-                        lock.writers_waiting = lock.writers_waiting.saturating_sub(1);
-                    }
-                    self.tell(cache);
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    fn wait<'c>(&self, cache: MutexGuard<'c, Cache>, ask: bool) -> MutexGuard<'c, Cache> {
-        if ask {
-            let woken = self.changed.wait_timeout(cache, ASK_EVERY);
-            return woken.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        self.changed
-            .wait(cache)
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts a block into a slot that was taken for it, and locks it.
-    fn fill(
-        &self,
-        mut cache: MutexGuard<'_, Cache>,
-        number: usize,
-        buffer: Option<Arc<BlockData>>,
-        checks: Option<&Checks>,
-        mode: Mode,
-        thread: ThreadNr,
-    ) -> Result<Held> {
-        let slot = cache.slot(number);
-        let (at, life) = (slot.at, slot.life);
-        let hold = Hold {
-            slot: number,
-            life,
-            thread,
-        };
-        if mode == Mode::Fresh {
-            slot.lock.writer = Some(thread);
-            slot.checks = checks.cloned();
-            drop(cache);
-            let buffer = buffer.unwrap_or_else(|| Arc::new(BlockData::zeroed()));
-            return Ok(Held::Locked(hold, buffer));
-        }
-        slot.lock.loading = true;
-        drop(cache);
-        let loaded = self.load(at, buffer, checks);
-        let mut cache = self.lock_cache();
-        let slot = cache.slot(number);
-        if slot.life != life {
-            // An abort took the slot away meanwhile; the block itself is well.
-            let data = loaded?;
-            drop(cache);
-            return Ok(match mode {
-                Mode::Pin => Held::Pinned(data),
-                _ => Held::Locked(hold, data),
-            });
-        }
-        slot.lock.loading = false;
-        let answer = match loaded {
-            Ok(data) => {
-                slot.data = Some(data);
-                let held = take_hold(slot, number, checks, mode, thread);
-                held.and_then(|held| held.ok_or(Error::WouldBlock))
-            }
-            Err(error) => {
-                cache.forget(number);
-                Err(error)
-            }
-        };
-        self.tell(cache);
-        answer
-    }
-
-    fn load(
-        &self,
-        at: BlockNr,
-        buffer: Option<Arc<BlockData>>,
-        checks: Option<&Checks>,
-    ) -> Result<Arc<BlockData>> {
-        let mut data = buffer.unwrap_or_else(|| Arc::new(BlockData::zeroed()));
-        let block = Arc::make_mut(&mut data);
-        match at.offset_bytes() {
-            Some(offset) => self.device.read_exact_at(block.bytes_mut(), offset)?,
-            None => self.check_address(at)?,
-        }
-        if let Some(checks) = checks {
-            checks.validator().check(at, block)?;
-        }
-        Ok(data)
-    }
-
-    pub(super) fn unlock_read(&self, hold: Hold) {
-        let mut cache = self.lock_cache();
-        let slot = cache.slot(hold.slot);
-        if slot.life != hold.life {
-            return;
-        }
-        slot.lock.remove_reader(hold.thread);
-        if slot.lock.is_free() {
-            self.tell(cache);
-        }
-    }
-
-    pub(super) fn unlock_write(&self, hold: Hold, data: Arc<BlockData>) {
-        let mut cache = self.lock_cache();
-        let slot = cache.slot(hold.slot);
-        if slot.life != hold.life {
-            return;
-        }
-        slot.lock.writer = None;
-        slot.data = Some(data);
-        cache.mark_dirty(hold.slot);
-        self.tell(cache);
-    }
-
-    pub(super) fn discard_locked(&self, hold: Hold) {
-        let mut cache = self.lock_cache();
-        if cache.slot(hold.slot).life == hold.life {
-            cache.forget(hold.slot);
-        }
-        self.tell(cache);
-    }
-
-    /// Wakes those who wait for a slot; a wake costs a system call, so not when nobody does.
-    pub(super) fn tell(&self, cache: MutexGuard<'_, Cache>) {
-        let waiting = cache.waiting > 0;
-        drop(cache);
-        if waiting {
-            self.changed.notify_all();
+            touched: fresh,
         }
     }
 }
 
-/// Locks a cached block. `None`: others have to be done with it first.
-fn take_hold(
-    slot: &mut Slot,
-    number: usize,
-    checks: Option<&Checks>,
-    mode: Mode,
-    thread: ThreadNr,
-) -> Result<Option<Held>> {
-    let lock = &slot.lock;
-    let own = match mode {
-        Mode::Pin => lock.writer == Some(thread),
-        _ => lock.is_held_by(thread),
-    };
-    if own {
-        let text = format!("this thread holds a lock on block {} already", slot.at);
-        return Err(Error::usage(text));
-    }
-    let admitted = match mode {
-        Mode::Read => lock.admits_reader(),
-        Mode::Pin => lock.admits_glance(),
-        Mode::Write | Mode::Fresh => lock.admits_writer(),
-    };
-    if !admitted {
-        return Ok(None);
-    }
-    let hold = Hold {
-        slot: number,
-        life: slot.life,
-        thread,
-    };
-    if mode == Mode::Fresh {
-        // What was here is of no interest, nor is what checked it.
-        slot.checks = checks.cloned();
-    } else {
-        accept(slot, checks)?;
-    }
-    match mode {
-        Mode::Read => {
-            slot.lock.add_reader(thread);
-            Ok(slot.data.clone().map(|data| Held::Locked(hold, data)))
-        }
-        Mode::Pin => Ok(slot.data.clone().map(Held::Pinned)),
-        Mode::Write | Mode::Fresh => {
-            let data = slot.data.take();
-            if data.is_some() {
-                slot.lock.writer = Some(thread);
-            }
-            Ok(data.map(|data| Held::Locked(hold, data)))
-        }
-    }
-}
-
-/// Sees to it that the block in a slot is what `wanted` checks.
-fn accept(slot: &mut Slot, wanted: Option<&Checks>) -> Result<()> {
-    let (Some(data), Some(wanted)) = (&slot.data, wanted) else {
-        return Ok(());
-    };
-    match &slot.checks {
-        None => {
-            wanted.validator().check(slot.at, data)?;
-            slot.checks = Some(wanted.clone());
-            Ok(())
-        }
-        Some(known) if known.same_as(wanted) => Ok(()),
-        Some(known) => {
-            // Two structures claim one block; its checksum already said which is right.
-            let names = [known, wanted].map(|checks| checks.validator().name().to_owned());
-            let [known, name] = names;
-            Err(Damage::new(slot.at, name.clone(), "block kind", known, name).into())
-        }
-    }
+/// Blocks that so much memory holds, with what is kept about each.
+fn slots_in(cache_bytes: u64) -> usize {
+    // Its number, in the map and in three lists, and what an allocation takes.
+    const NOTES: usize = 64;
+    let slot = (BLOCK_BYTES + size_of::<Slot>() + NOTES) as u64;
+    let slots = usize::try_from(cache_bytes / slot).unwrap_or(usize::MAX);
+    slots.max(MIN_SLOTS)
 }
 
 /// The cached blocks, while [`BlockManager::peek`] lasts.

@@ -7,13 +7,17 @@
 
 mod cache;
 pub(crate) mod data;
+mod guard;
+mod hold;
 mod lock;
 mod manager;
+mod prefetch;
+mod sync;
 mod validator;
 mod writeback;
 
 pub use data::BlockData;
-pub use lock::{ReadGuard, WriteGuard};
+pub use guard::{ReadGuard, WriteGuard};
 pub use manager::{BlockManager, DEFAULT_CACHE_BYTES, Patience, Peek};
 pub use validator::{
     Checks, Validator, check_location_and_checksum, checksum, kind_of, seal_location_and_checksum,

@@ -1,31 +1,59 @@
 //! Writing dirty blocks: sorted by location, neighbours in one request, sealed
 //! in a copy that nobody else sees.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::Cache;
+use super::hold::release_dirty;
+use super::lock::Hold;
 use super::{BlockData, BlockManager, Checks, WriteGuard};
 use crate::device::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::units::{BLOCK_BYTES, BlockNr};
 
-/// Blocks in one request, and so in the copy that is sealed.
-const STAGED_BLOCKS: usize = 256;
+/// Most blocks in one request, and so in a copy that is sealed.
+const MOST_STAGED: usize = 256;
+
+/// Fewest blocks in one request, where there are as many neighbours.
+const FEWEST_STAGED: usize = 8;
+
+/// From so many blocks on a second thread seals what the first does not.
+const WORTH_A_THREAD: usize = 1024;
 
 /// One block to write.
 struct Outgoing {
     at: BlockNr,
     slot: usize,
+    life: u64,
     data: Arc<BlockData>,
     checks: Option<Checks>,
 }
 
-/// What a write-back needs, kept from one to the next: writing for want of a
-/// slot must not depend on getting memory.
+/// What a write-back needs, made with the manager: writing for want of a slot
+/// must not depend on getting memory.
 #[derive(Default)]
 pub(super) struct Staging {
     outgoing: Vec<Outgoing>,
-    copy: Option<AlignedBuffer>,
+    copies: [AlignedBuffer; 2],
+}
+
+impl Staging {
+    /// For a cache of about so many slots.
+    pub fn new(slots: usize) -> Self {
+        let blocks = (slots / 64).clamp(FEWEST_STAGED, MOST_STAGED);
+        Self {
+            outgoing: Vec::with_capacity(slots),
+            copies: [(); 2].map(|()| AlignedBuffer::new(blocks * BLOCK_BYTES)),
+        }
+    }
+
+    /// Blocks that its memory would hold.
+    pub fn blocks(&self) -> usize {
+        let copies: usize = self.copies.iter().map(|copy| copy.as_bytes().len()).sum();
+        let outgoing = self.outgoing.capacity() * size_of::<Outgoing>();
+        (copies + outgoing).div_ceil(BLOCK_BYTES)
+    }
 }
 
 impl BlockManager {
@@ -33,12 +61,12 @@ impl BlockManager {
     /// and makes them durable.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`]; what the device says, after which everything but
-    /// reading is [`Error::Poisoned`].
+    /// [`Error::ReadOnly`]; [`Error::Poisoned`] when a write or flush fails, now
+    /// or earlier: then everything but reading is.
     pub fn flush(&self) -> Result<()> {
         self.check_writable()?;
         let superblock = self.superblock();
-        self.write_dirty(|at| Some(at) != superblock)?;
+        self.write_dirty(|at| Some(at) != superblock, None)?;
         self.flush_device()
     }
 
@@ -53,7 +81,10 @@ impl BlockManager {
         let first = self
             .check_writable()
             .and_then(|()| {
-                self.write_dirty(|other| other != at && Some(other) != self.superblock())
+                self.write_dirty(
+                    |other| other != at && Some(other) != self.superblock(),
+                    None,
+                )
             })
             .and_then(|_written| self.flush_device());
         if let Err(error) = first {
@@ -74,68 +105,148 @@ impl BlockManager {
             return Err(error);
         }
         let at = superblock.location();
-        drop(superblock);
-        self.write_dirty(|other| other == at)?;
+        let written = self.write_dirty(|other| other == at, superblock.into_parts())?;
+        if written == 0 {
+            return Err(Error::usage(
+                "the superblock's lock was taken away by an abort",
+            ));
+        }
         self.flush_device()
     }
 
-    /// Writes what is dirty because somebody needs a slot.
-    pub(super) fn write_early(&self) -> Result<()> {
+    /// Overwrites a block by zeros, durably and at once: it is not to be taken
+    /// for what it was, whatever happens next.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub fn wipe(&self, at: BlockNr) -> Result<()> {
+        self.check_writable()?;
+        self.check_address(at)?;
+        // No write-back that holds the old content may come later.
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.lock_cache();
+        if let Some(number) = cache.find(at) {
+            cache.forget(number);
+        }
+        self.tell(cache);
+        let [zeros, _] = &mut staging.copies;
+        let zeros = zeros.first_mut(BLOCK_BYTES);
+        zeros.fill(0);
+        let offset = at.offset_bytes().unwrap_or(u64::MAX);
+        let written = self.device.write_all_at(zeros, offset);
+        written.or_else(|error| self.poisoned_by(&error))?;
+        self.flush_device()
+    }
+
+    /// Writes what is dirty because somebody needs a slot; returns how many.
+    pub(super) fn write_early(&self) -> Result<usize> {
         self.check_writable()?;
         let superblock = self.superblock();
-        let written = self.write_dirty(|at| Some(at) != superblock)?;
-        if written == 0 && self.lock_cache().all_held() {
-            return Err(Error::usage(
-                "every block that the cache has room for is locked",
-            ));
-        }
-        Ok(())
+        self.write_dirty(|at| Some(at) != superblock, None)
     }
 
     fn flush_device(&self) -> Result<()> {
-        self.device.flush().inspect_err(|error| self.poison(error))
+        self.device
+            .flush()
+            .or_else(|error| self.poisoned_by(&error))
     }
 
-    /// Writes dirty unlocked blocks that `wanted` names; returns how many.
-    fn write_dirty(&self, wanted: impl Fn(BlockNr) -> bool) -> Result<usize> {
+    fn poisoned_by<T>(&self, error: &Error) -> Result<T> {
+        self.poison(error);
+        Err(Error::Poisoned(error.to_string()))
+    }
+
+    /// Writes dirty unlocked blocks that `wanted` names, `last` among them, whose
+    /// lock is released for it; returns how many.
+    fn write_dirty(
+        &self,
+        wanted: impl Fn(BlockNr) -> bool,
+        last: Option<(Hold, Arc<BlockData>)>,
+    ) -> Result<usize> {
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        let Staging { outgoing, copy } = &mut *staging;
-        collect(&mut self.lock_cache(), &wanted, outgoing);
-        outgoing.sort_unstable_by_key(|block| block.at);
-        let copy = copy.get_or_insert_with(|| AlignedBuffer::new(STAGED_BLOCKS * BLOCK_BYTES));
-        let answer = outgoing
-            .chunk_by(|one, next| one.at.0 + 1 == next.at.0)
-            .flat_map(|run| run.chunks(STAGED_BLOCKS))
-            .try_for_each(|request| self.write_request(request, copy));
+        let Staging { outgoing, copies } = &mut *staging;
+        let mut cache = self.lock_cache();
+        if let Some((hold, data)) = last {
+            release_dirty(&mut cache, hold, data);
+        }
+        collect(&mut cache, &wanted, outgoing);
+        self.tell(cache);
+        // Somebody else's write may have failed while this one waited for its turn.
+        let answer = self.check_poison().and_then(|()| {
+            outgoing.sort_unstable_by_key(|block| block.at);
+            self.write_all(outgoing, copies)
+        });
         let written = outgoing.len();
         let mut cache = self.lock_cache();
         for block in outgoing.drain(..) {
-            cache.slot_quietly(block.slot).writing = false;
+            let Some(slot) = cache.slot_in_life(block.slot, block.life) else {
+                continue;
+            };
+            slot.writing = false;
             if answer.is_err() {
                 cache.mark_dirty(block.slot);
             }
+            cache.offer(block.slot);
         }
         self.tell(cache);
-        answer.inspect_err(|error| self.poison(error))?;
-        Ok(written)
+        match answer {
+            Ok(()) => Ok(written),
+            Err(error @ Error::Poisoned(_)) => Err(error),
+            Err(error) => self.poisoned_by(&error),
+        }
+    }
+
+    /// Writes sorted blocks, with two threads where there are many.
+    fn write_all(&self, blocks: &[Outgoing], copies: &mut [AlignedBuffer; 2]) -> Result<()> {
+        let [copy, other_copy] = copies;
+        let most = copy.as_bytes().len() / BLOCK_BYTES;
+        let mut requests = blocks
+            .chunk_by(|one, next| one.at.0 + 1 == next.at.0)
+            .flat_map(|run| run.chunks(most));
+        if blocks.len() < WORTH_A_THREAD {
+            return requests.try_for_each(|request| self.write_request(request, copy));
+        }
+        let (requests, failed) = (Mutex::new(requests), AtomicBool::new(false));
+        let work = |copy: &mut AlignedBuffer| {
+            while !failed.load(Ordering::Relaxed) {
+                let next = requests
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .next();
+                let Some(request) = next else {
+                    break;
+                };
+                self.write_request(request, copy)
+                    .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let helper = std::thread::Builder::new().name("thinmeta-write".to_owned());
+            // Without a thread one does it all.
+            let helper = helper.spawn_scoped(scope, || work(other_copy)).ok();
+            let own = work(copy);
+            let others = helper.map_or(Ok(()), |helper| {
+                let gone = || Err(Error::usage("a thread that wrote blocks has panicked"));
+                helper.join().unwrap_or_else(|_| gone())
+            });
+            own.and(others)
+        })
     }
 
     /// Writes neighbours, sealed in `copy`.
     fn write_request(&self, request: &[Outgoing], copy: &mut AlignedBuffer) -> Result<()> {
         let bytes = copy.first_mut(request.len() * BLOCK_BYTES);
-        let blocks = BlockData::blocks_in_mut(bytes);
-        for (sealed, block) in blocks.iter_mut().zip(request) {
+        for (sealed, block) in BlockData::blocks_in_mut(bytes).iter_mut().zip(request) {
             sealed.bytes_mut().copy_from_slice(block.data.bytes());
             if let Some(checks) = &block.checks {
                 checks.validator().seal(block.at, sealed);
             }
         }
-        let offset = request.first().and_then(|block| block.at.offset_bytes());
-        let Some(offset) = offset else {
-            return Ok(());
-        };
-        self.device
-            .write_all_at(copy.first_mut(request.len() * BLOCK_BYTES), offset)
+        match request.first().and_then(|block| block.at.offset_bytes()) {
+            Some(offset) => self.device.write_all_at(bytes, offset),
+            None => Ok(()),
+        }
     }
 }
 
@@ -147,15 +258,16 @@ fn collect(cache: &mut Cache, wanted: &impl Fn(BlockNr) -> bool, outgoing: &mut 
     while let Some(number) = cache.dirty().get(place) {
         let number = *number as usize;
         let slot = cache.slot_quietly(number);
-        let free = slot.lock.writer.is_none() && wanted(slot.at);
-        let Some(data) = slot.data.clone().filter(|_| free) else {
+        let data = slot.data.as_ref().filter(|_| slot.may_be_written());
+        let Some(data) = data.filter(|_| wanted(slot.at)) else {
             place += 1;
             continue;
         };
         outgoing.push(Outgoing {
             at: slot.at,
             slot: number,
-            data,
+            life: slot.life,
+            data: Arc::clone(data),
             checks: slot.checks.clone(),
         });
         slot.writing = true;

@@ -9,6 +9,7 @@ use crate::units::BLOCK_BYTES;
 struct Page([u8; BLOCK_BYTES]);
 
 /// Zeroed bytes that start at a page boundary, a whole number of pages.
+#[derive(Default)]
 pub struct AlignedBuffer(Vec<Page>);
 
 impl AlignedBuffer {

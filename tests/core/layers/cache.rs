@@ -56,6 +56,7 @@ fn a_try_lock_never_reads() {
     for at in &nodes[..8] {
         let guard = manager.read_try_lock(*at, &NODE_VALIDATOR).unwrap();
         assert_eq!(guard.location(), *at);
+        drop(guard);
         let wrong = manager.read_try_lock(*at, &BITMAP_VALIDATOR);
         assert!(matches!(wrong, Err(Error::Damaged(_))));
     }
@@ -121,9 +122,9 @@ fn a_cache_full_of_locks_makes_the_next_reader_wait() {
     let manager = BlockManager::new(device as Arc<dyn Device>, 0);
     let lock = |at: &BlockNr| manager.read_lock(*at, &NODE_VALIDATOR).unwrap();
     let mut held: Vec<ReadGuard> = nodes[..FEWEST].iter().map(lock).collect();
-    // Those that are there can be locked again, without waiting.
-    held.push(lock(&nodes[3]));
     std::thread::scope(|scope| {
+        // Those that are there others can lock too, without waiting.
+        held.push(scope.spawn(|| lock(&nodes[3])).join().unwrap());
         let waiting = scope.spawn(|| lock(&nodes[FEWEST]).location());
         assert!(!waiting.is_finished());
         held.clear();

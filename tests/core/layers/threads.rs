@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use thinmeta::BlockNr;
-use thinmeta::block::BlockManager;
+use thinmeta::block::{BlockManager, ReadGuard};
 use thinmeta::btree::{NODE_VALIDATOR, Wait};
 use thinmeta::device::Device;
 use thinmeta::error::Error;
@@ -63,9 +63,11 @@ fn readers_with_fewer_slots_than_blocks_see_the_right_bytes() {
     let manager = BlockManager::new(Arc::new(image), 0);
     on_all_threads(move |number| {
         let mut chance = Chance::of_case(1, "threads", number);
-        let mut held = Vec::new();
+        let mut held: Vec<ReadGuard> = Vec::new();
         for _ in 0..3000 {
             let at = chance.pick(&blocks);
+            // What a thread holds it may not lock again.
+            held.retain(|guard| guard.location().0 != at);
             let sound =
                 whole.kind(at) == Some(Kind::Node) && read_u64(whole.block(at).unwrap(), 8) == at;
             let locked = match chance.one_in(3) {
