@@ -184,7 +184,6 @@ impl FreeMap {
             self.wanted = self.wanted.max(blocks.min(MAX_RUN));
             // A longer run is looked for at once where this one is nearly over.
             if left < MIN_RUN || blocks > 2 * left {
-                self.cursor = self.run.start.max(self.cursor.min(self.run.start));
                 self.run = 0..0;
             }
         }

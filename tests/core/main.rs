@@ -7,6 +7,7 @@ mod format;
 mod hostile;
 mod layers;
 mod model;
+mod space;
 mod store;
 mod support;
 
