@@ -84,15 +84,17 @@ class NoSpaceError(ThinmetaError):
     """A space map has no free block left.
 
     Attributes:
-        space: Which one, ``"data"`` or ``"metadata"``.
+        space: Which one: ``"data"``, ``"metadata"`` or ``"in-memory"``.
+        reason: What there is, and what could make room.
     """
 
-    def __init__(self, space: str) -> None:
-        super().__init__(space)
-        self.space = space
+    def __init__(self, space: str, reason: str = "") -> None:
+        super().__init__(space, reason)
+        self.space, self.reason = space, reason
 
     def __str__(self) -> str:
-        return f"no free block left in the pool's {self.space} space"
+        reason = f": {self.reason}" if self.reason else ""
+        return f"no free block left in the {self.space} space{reason}"
 
 
 class WouldBlockError(ThinmetaError, BlockingIOError):
@@ -192,14 +194,17 @@ class AlreadyFormattedError(ThinmetaError):
 
     Attributes:
         path: The device or file.
+        reason: What is there, as far as it can be told.
     """
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
+    def __init__(
+        self, path: str, reason: str = "block 0 is not all zero, something is here already"
+    ) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
-        return f"{self.path}: block 0 is not all zero, something is here already"
+        return f"{self.path}: {self.reason}; overwrite=True replaces it"
 
 
 class UnsupportedFormatError(ThinmetaError):

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use pyo3::call::PyCallArgs;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError};
+use pyo3::exceptions::{PyKeyError, PyKeyboardInterrupt, PyOSError};
 use pyo3::prelude::*;
 use rustix::io::Errno;
 
@@ -37,10 +37,26 @@ pub(super) fn exception(py: Python<'_>, error: Error) -> PyErr {
         Error::NoSuchDevice(id) => instance(py, "NoSuchDeviceError", (id,)),
         Error::Usage(text) => instance(py, "UsageError", (text,)),
         Error::WouldBlock => instance(py, "WouldBlockError", (text,)),
+        Error::NoSpace { space, reason } => instance(py, "NoSpaceError", (space, reason)),
+        Error::ReadOnly(_) => instance(py, "ReadOnlyError", (text,)),
+        Error::AlreadyFormatted { path, reason } => {
+            instance(py, "AlreadyFormattedError", (path.as_os_str(), reason))
+        }
+        Error::NoSuchTree(name) => Ok(PyKeyError::new_err(name)),
+        Error::Aborted(_) => instance(py, "AbortedError", (text,)),
+        Error::Poisoned(_) => instance(py, "PoisonedError", (text,)),
+        Error::Step { step, source } => in_step(py, step, *source),
         // Whoever interrupts has an exception of its own, which is raised instead.
         Error::Interrupted => Ok(PyKeyboardInterrupt::new_err(text)),
     };
     made.unwrap_or_else(|failure| failure)
+}
+
+/// What went wrong, with a note of the step that it went wrong in.
+fn in_step(py: Python<'_>, step: &str, source: Error) -> PyResult<PyErr> {
+    let raised = exception(py, source);
+    raised.value(py).call_method1("add_note", (step,))?;
+    Ok(raised)
 }
 
 /// An exception of `thinmeta.errors`.

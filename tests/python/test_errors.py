@@ -16,6 +16,10 @@ EXAMPLES: list[tuple[thinmeta.ThinmetaError, dict[str, Any]]] = [
         {"block": 7, "validator": "btree node", "check": "checksum", "found": 1, "expected": 2},
     ),
     (errors.NoSpaceError("metadata"), {"space": "metadata"}),
+    (
+        errors.NoSpaceError("data", "all 8 blocks are in use"),
+        {"space": "data", "reason": "all 8 blocks are in use"},
+    ),
     (errors.WouldBlockError("not in the cache"), {"errno": errno.EAGAIN}),
     (errors.ReadOnlyError("opened to read"), {"errno": errno.EPERM}),
     (
