@@ -99,7 +99,9 @@ fn push(
     let (mut level, mut children) = (level, node.keys().len());
     if node.is_leaf() {
         if tree.is_last(level) {
-            tree.values.dec(txn, node.packed_values(value_bytes)?)?;
+            if children > 0 {
+                tree.values.dec(txn, node.packed_values(value_bytes)?)?;
+            }
             children = 0;
         }
         level += 1;

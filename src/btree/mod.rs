@@ -24,6 +24,8 @@ mod rows;
 mod spine;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use ascent::Ascent;
@@ -31,8 +33,8 @@ pub use batch::{BatchInserted, insert_batch, insert_sorted};
 pub use builder::Builder;
 pub(crate) use cursor::check_bounds;
 pub use cursor::{Cursor, LeafSlice};
-pub use gather::get_many;
 pub use delete::delete;
+pub use gather::get_many;
 pub use insert::{Inserted, empty, insert};
 pub use lookup::{BTree, Wait};
 pub use node::{NODE_NAME, NODE_VALIDATOR, Node, NodeHeader, max_entries};

@@ -1,7 +1,7 @@
 //! Taking single entries and runs of them out of a tree.
 
 use super::TreeType;
-use super::rebalance::{collapse, rebalance_children};
+use super::rebalance::{collapse, is_covering_child_small, rebalance_children};
 use super::spine::{Spine, contains, find_subtree};
 use crate::error::{Damage, Error, Result};
 use crate::transaction::Transaction;
@@ -94,6 +94,9 @@ fn walk(spine: &mut Spine<'_, '_>, key: u64) -> Result<()> {
             collapse(spine)?;
             if spine.node.is_leaf() {
                 return Ok(());
+            }
+            if is_covering_child_small(spine, key)? {
+                rebalance_children(spine, key)?;
             }
         } else {
             rebalance_children(spine, key)?;

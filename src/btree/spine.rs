@@ -4,9 +4,10 @@
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U64;
 
+use super::lookup::{find, too_deep};
 use super::node_mut::{NodeMut, for_each_run};
 use super::{
-    MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, TreeType, check_bounds, check_value_bytes,
+    MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, TreeType, Wait, check_bounds, check_value_bytes,
 };
 use crate::error::{Damage, Error, Result};
 use crate::transaction::Transaction;
@@ -59,6 +60,9 @@ pub(super) fn count_pointed(
     level: usize,
     node: &NodeMut,
 ) -> Result<()> {
+    if node.len() == 0 {
+        return Ok(());
+    }
     if node.is_leaf() && tree.is_last(level) {
         return tree.values.inc(txn, node.values());
     }
@@ -121,7 +125,7 @@ impl<'a, 'v> Spine<'a, 'v> {
     pub fn descend(&mut self, index: usize) -> Result<()> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err(super::lookup::too_deep(self.node.location()).into());
+            return Err(too_deep(self.node.location()).into());
         }
         // Nothing above is changed any more.
         self.parent = None;
@@ -202,8 +206,13 @@ pub(super) fn contains(
     root: BlockNr,
     keys: &[u64],
 ) -> Result<bool> {
-    let last = find(txn, tree, root, keys)?;
-    Ok(last.is_some())
+    let Some((key, above)) = keys.split_last() else {
+        return Ok(false);
+    };
+    let Some(root) = find_subtree(txn, tree, root, above)? else {
+        return Ok(false);
+    };
+    Ok(look_up(txn, root, tree.value_bytes, *key)?.is_some())
 }
 
 /// The root of the sub-tree that `keys` lead to, one for each level but the last.
@@ -216,48 +225,25 @@ pub(super) fn find_subtree(
     let mut at = root;
     for (level, key) in keys.iter().enumerate() {
         match look_up(txn, at, tree.value_bytes_at(level), *key)? {
-            Some(Some(child)) => at = child,
-            _ => return Ok(None),
+            Some(number) => at = BlockNr(number),
+            None => return Ok(None),
         }
     }
     Ok(Some(at))
 }
 
-fn find(txn: &Transaction, tree: &TreeType<'_>, root: BlockNr, keys: &[u64]) -> Result<Option<()>> {
-    let Some((key, above)) = keys.split_last() else {
-        return Ok(None);
+/// The value of a key, as far as it is a number; without waiting where that is possible.
+fn look_up(txn: &Transaction, root: BlockNr, value_bytes: usize, key: u64) -> Result<Option<u64>> {
+    let found = |leaf: &Node<'_>, index: Option<usize>| {
+        let values = leaf.packed_values(value_bytes)?;
+        Ok(index.map(|index| {
+            let value = values.get(index * value_bytes..);
+            let word = value.and_then(|value| value.first_chunk());
+            word.map_or(0, |word| u64::from_le_bytes(*word))
+        }))
     };
-    let Some(root) = find_subtree(txn, tree, root, above)? else {
-        return Ok(None);
-    };
-    let found = look_up(txn, root, tree.value_bytes, *key)?;
-    Ok(found.map(|_| ()))
-}
-
-/// The entry of a key: its value as a block number, where it has the size of one.
-fn look_up(
-    txn: &Transaction,
-    root: BlockNr,
-    value_bytes: usize,
-    key: u64,
-) -> Result<Option<Option<BlockNr>>> {
-    let mut at = root;
-    for _ in 0..=MAX_DEPTH {
-        let block = txn.read(at, &NODE_VALIDATOR)?;
-        let (form, _) = super::node_mut::inspect(at, &block, value_bytes)?;
-        let node = Node::parse(at, &block)?;
-        let Some(index) = node.search(key) else {
-            return Ok(None);
-        };
-        if form.leaf {
-            let found = node.keys()[index].get() == key;
-            let number = node
-                .values::<U64>()
-                .ok()
-                .map(|all| BlockNr(all[index].get()));
-            return Ok(found.then_some(number));
-        }
-        at = BlockNr(node.children()?[index].get());
+    match find(txn.blocks(), root, key, Wait::No, found) {
+        Err(Error::WouldBlock) => find(txn.blocks(), root, key, Wait::Yes, found),
+        answer => answer,
     }
-    Err(super::lookup::too_deep(at).into())
 }

@@ -1,0 +1,7 @@
+//! Trees that are changed, held to models that know nothing of nodes.
+
+mod forest;
+mod histories;
+mod hostile;
+mod shapes;
+mod sharing;
