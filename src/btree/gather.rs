@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::rows::{Row, sorted_rows};
+use super::rows::{Row, sorted_places};
 use super::{Ascent, check_value_bytes};
 use crate::block::BlockManager;
 use crate::error::{Error, Result};
@@ -96,14 +96,14 @@ impl Tree<'_> {
         if keys.is_sorted() {
             return self.find_rising(keys.iter().copied().zip(0..), piece, worker, task);
         }
-        let rows = sorted_rows(keys, &Task::new(None, Some(1)))?;
+        let rows = sorted_places(keys, &Task::new(None, Some(1)))?;
         self.find_rising(rows.into_iter(), piece, worker, task)
     }
 
     /// Fills the rows of keys that rise.
     fn find_rising(
         &self,
-        rows: impl Iterator<Item = Row>,
+        rows: impl Iterator<Item = Row<u32>>,
         piece: &mut Piece<'_>,
         worker: usize,
         task: &Task<'_>,
@@ -120,7 +120,7 @@ impl Tree<'_> {
                 continue;
             };
             let (keys, values) = (leaf.keys(), leaf.packed_values(width)?);
-            let inside = |row: &Row| end.is_none_or(|end| row.0 < end);
+            let inside = |row: &Row<u32>| end.is_none_or(|end| row.0 < end);
             let mut near = 0;
             while let Some((key, row)) = rows.next_if(inside) {
                 since_step += 1;

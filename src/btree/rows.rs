@@ -5,8 +5,8 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::task::Task;
 
-/// A key, and its place in the batch.
-pub(super) type Row = (u64, u32);
+/// A key, and what goes with it: its place in the batch, or its value.
+pub(super) type Row<P> = (u64, P);
 
 /// Rows of a bucket, on average: so few that they are sorted in the processor's first cache.
 const ROWS_PER_BUCKET: usize = 512;
@@ -15,14 +15,24 @@ const MOST_BUCKETS: usize = 1 << 12;
 /// Fewer rows are not worth a second thread.
 const FEWEST_SHARED_ROWS: usize = 1 << 16;
 
-/// The keys in ascending order, equal ones in the order given: one pass that
-/// spreads them to buckets by their leading bits, then each bucket by itself.
-/// Takes 16 bytes for each key.
-pub(super) fn sorted_rows(keys: &[u64], task: &Task<'_>) -> Result<Vec<Row>> {
+/// The places of keys in ascending order, equal ones in the order given. Takes 16
+/// bytes for each key.
+pub(super) fn sorted_places(keys: &[u64], task: &Task<'_>) -> Result<Vec<Row<u32>>> {
     if u32::try_from(keys.len()).is_err() {
         return Err(Error::usage("more than 2^32 keys in one batch"));
     }
-    let (mut rows, mut buckets) = spread(keys);
+    sorted_rows(keys, 0_u32.., task)
+}
+
+/// Keys with what goes with them in ascending order, equal ones in the order
+/// given: one pass that spreads them to buckets by their leading bits, then each
+/// bucket by itself.
+pub(super) fn sorted_rows<P: Copy + Default + Send>(
+    keys: &[u64],
+    payloads: impl Iterator<Item = P>,
+    task: &Task<'_>,
+) -> Result<Vec<Row<P>>> {
+    let (mut rows, mut buckets) = spread(keys, payloads);
     let threads = if rows.len() < FEWEST_SHARED_ROWS {
         1
     } else {
@@ -30,7 +40,7 @@ pub(super) fn sorted_rows(keys: &[u64], task: &Task<'_>) -> Result<Vec<Row>> {
     };
     if threads < 2 {
         for bucket in buckets {
-            rows[bucket].sort_unstable();
+            rows[bucket].sort_by_key(|row| row.0);
         }
         return Ok(rows);
     }
@@ -55,7 +65,7 @@ pub(super) fn sorted_rows(keys: &[u64], task: &Task<'_>) -> Result<Vec<Row>> {
             let (rows, run) = &mut *piece;
             let begin = run.first().map_or(0, |bucket| bucket.start);
             for bucket in *run {
-                rows[bucket.start - begin..bucket.end - begin].sort_unstable();
+                rows[bucket.start - begin..bucket.end - begin].sort_by_key(|row| row.0);
             }
             Ok(())
         },
@@ -64,8 +74,11 @@ pub(super) fn sorted_rows(keys: &[u64], task: &Task<'_>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The rows by buckets whose keys rise, in no order within, and where each bucket lies.
-fn spread(keys: &[u64]) -> (Vec<Row>, Vec<Range<usize>>) {
+/// The rows by buckets whose keys rise, as given within, and where each bucket lies.
+fn spread<P: Copy + Default>(
+    keys: &[u64],
+    payloads: impl Iterator<Item = P>,
+) -> (Vec<Row<P>>, Vec<Range<usize>>) {
     let (low, high) = keys.iter().fold((u64::MAX, 0), |(low, high), key| {
         (low.min(*key), high.max(*key))
     });
@@ -90,10 +103,10 @@ fn spread(keys: &[u64]) -> (Vec<Row>, Vec<Range<usize>>) {
         ranges.push(begin..end);
         *count = begin;
     }
-    let mut rows = vec![(0, 0); keys.len()];
-    for (key, row) in keys.iter().zip(0_u32..) {
+    let mut rows = vec![(0, P::default()); keys.len()];
+    for (key, payload) in keys.iter().zip(payloads) {
         let next = &mut ends[bucket(*key)];
-        rows[*next] = (*key, row);
+        rows[*next] = (*key, payload);
         *next += 1;
     }
     (rows, ranges)
@@ -117,10 +130,10 @@ mod tests {
                         keys[0] = base.saturating_add(span);
                         keys[1] = base;
                     }
-                    let mut expected: Vec<Row> = keys.iter().copied().zip(0..).collect();
+                    let mut expected: Vec<Row<u32>> = keys.iter().copied().zip(0..).collect();
                     expected.sort_by_key(|row| row.0);
                     for threads in [1, 3] {
-                        let rows = sorted_rows(&keys, &Task::new(None, Some(threads))).unwrap();
+                        let rows = sorted_places(&keys, &Task::new(None, Some(threads))).unwrap();
                         assert!(rows == expected, "{count} keys from {base} over {span}");
                     }
                 }

@@ -154,16 +154,21 @@ impl<S: Source> Merge<'_, S> {
             batch: &self.batch,
             old: 0,
             new: place.part.clone(),
+            same: 0,
         };
-        let added = place.part.len() - both.common();
-        self.added += added as u64;
+        let old_entries = node.keys().len();
+        // What surely fits one node need not be counted first.
+        let mut entries = old_entries + place.part.len();
+        if entries > form.capacity {
+            entries -= both.common();
+        }
         let last = node.keys().last().map(|key| key.get());
         let past = last.map_or(place.part.start, |last| {
             self.batch.seek(place.part.clone(), last.saturating_add(1))
         });
         // Most of what came lies behind everything that was there.
         let append = place.high.is_none() && 2 * (place.part.end - past) >= place.part.len();
-        let plan = Plan::new(node.keys().len() + added, form.capacity, append);
+        let plan = Plan::new(entries, form.capacity, append);
         let (counting, overwritten) = (&*self.counting, &mut self.overwritten);
         write_nodes(
             self.txn,
@@ -179,6 +184,7 @@ impl<S: Source> Merge<'_, S> {
                 });
             },
         )?;
+        self.added += (place.part.len() - both.same) as u64;
         if !self.overwritten.is_empty() {
             self.counting.dec(self.txn, &self.overwritten)?;
             self.overwritten.clear();
@@ -197,6 +203,8 @@ struct Both<'a, S> {
     old: usize,
     /// New entries not yet taken.
     new: Range<usize>,
+    /// Keys that were in both, so far.
+    same: usize,
 }
 
 /// What comes next.
@@ -236,7 +244,10 @@ impl<S: Source> Both<'_, S> {
         match run {
             Run::Old(entries) => self.old = entries.end,
             Run::New(entries) => self.new.start = entries.end,
-            Run::Same(old, new) => (self.old, self.new.start) = (old + 1, new + 1),
+            Run::Same(old, new) => {
+                (self.old, self.new.start) = (old + 1, new + 1);
+                self.same += 1;
+            }
         }
     }
 
@@ -244,18 +255,51 @@ impl<S: Source> Both<'_, S> {
     fn common(&self) -> usize {
         let mut ahead = Self {
             new: self.new.clone(),
+            same: 0,
             ..*self
         };
-        let mut common = 0;
-        while let Some(run) = ahead.next(usize::MAX / 2) {
-            common += usize::from(matches!(run, Run::Same(..)));
-            ahead.take(&run);
+        loop {
+            let steps = ahead.steps_alike(usize::MAX);
+            for _ in 0..steps {
+                let (own, other) = ahead.keys_ahead();
+                ahead.same += usize::from(own == other);
+                ahead.step(own, other);
+            }
+            if steps == 0 {
+                let Some(run) = ahead.next(usize::MAX / 2) else {
+                    return ahead.same;
+                };
+                ahead.take(&run);
+            }
         }
-        common
     }
 
-    /// Moves the next `count` entries to a node; `overwritten` sees the old and
-    /// the new value where there are both.
+    /// So many entries can be taken one by one before either side ends; 0 where
+    /// one side has so many more that its runs had better be looked for.
+    fn steps_alike(&self, most: usize) -> usize {
+        let (old, new) = (self.keys.keys().len() - self.old, self.new.len());
+        if old > 8 * new || new > 8 * old {
+            return 0;
+        }
+        most.min(old).min(new)
+    }
+
+    fn keys_ahead(&self) -> (u64, u64) {
+        (
+            self.keys.keys()[self.old].get(),
+            self.batch.key(self.new.start),
+        )
+    }
+
+    /// Takes the smaller key's entry, or both. Which it is cannot be foretold,
+    /// so that a branch would cost more than all the rest.
+    fn step(&mut self, own: u64, other: u64) {
+        self.old += usize::from(own <= other);
+        self.new.start += usize::from(other <= own);
+    }
+
+    /// Moves the next `count` entries to a node, or what there is; `overwritten`
+    /// sees the old and the new value where there are both.
     fn fill(
         &mut self,
         fill: &mut Fill<'_>,
@@ -264,6 +308,11 @@ impl<S: Source> Both<'_, S> {
     ) {
         let end = fill.len() + count;
         while fill.len() < end {
+            let steps = self.steps_alike(end - fill.len());
+            if steps > 0 {
+                self.weave(fill, steps, &mut overwritten);
+                continue;
+            }
             let Some(run) = self.next(end - fill.len()) else {
                 return;
             };
@@ -277,8 +326,7 @@ impl<S: Source> Both<'_, S> {
                     self.batch.copy(entries.clone(), keys, values);
                 }
                 Run::Same(old, new) => {
-                    let value = &self.values[old * self.width..][..self.width];
-                    overwritten(value, self.batch.first_value(*new));
+                    overwritten(self.old_value(*old), self.batch.first_value(*new));
                     let (keys, values) = fill.next(1);
                     self.batch.copy(*new..new + 1, keys, values);
                 }
@@ -286,4 +334,43 @@ impl<S: Source> Both<'_, S> {
             self.take(&run);
         }
     }
+
+    /// Moves so many entries to a node, one by one from either side.
+    fn weave(
+        &mut self,
+        fill: &mut Fill<'_>,
+        steps: usize,
+        overwritten: &mut impl FnMut(&[u8], &[u8]),
+    ) {
+        let (keys, values) = fill.next(steps);
+        for (key, value) in keys.iter_mut().zip(values.chunks_exact_mut(self.width)) {
+            let (own, other) = self.keys_ahead();
+            key.set(own.min(other));
+            let (old, new) = (self.old_value(self.old), self.batch.value(self.new.start));
+            // Both words are loaded, then one is chosen.
+            match (word(old), word(new)) {
+                (Some(old), Some(new)) if S::WORDS => {
+                    let chosen = if other <= own { new } else { old };
+                    value.copy_from_slice(&chosen.to_ne_bytes());
+                }
+                _ => value.copy_from_slice(if other <= own { new } else { old }),
+            }
+            if own == other {
+                self.same += 1;
+                overwritten(
+                    self.old_value(self.old),
+                    self.batch.first_value(self.new.start),
+                );
+            }
+            self.step(own, other);
+        }
+    }
+
+    fn old_value(&self, index: usize) -> &[u8] {
+        &self.values[index * self.width..][..self.width]
+    }
+}
+
+fn word(value: &[u8]) -> Option<u64> {
+    Some(u64::from_ne_bytes(value.try_into().ok()?))
 }

@@ -11,11 +11,11 @@ mod source;
 use std::ops::Range;
 
 use merge::Merge;
-use source::{Gathered, Sorted, Source, without_doubles};
+use source::{Gathered, Sorted, Source, Word, Words, value_at, without_doubles};
 
 use super::fill::grow_root;
 use super::lookup::too_deep;
-use super::rows::sorted_rows;
+use super::rows::{sorted_places, sorted_rows};
 use super::{MAX_DEPTH, NODE_VALIDATOR, Node, TreeType, check_bounds, check_value_bytes};
 use crate::error::{Error, Result};
 use crate::task::Task;
@@ -78,26 +78,37 @@ pub fn insert_batch(
         return insert_in_order(txn, tree, root, keys, values);
     }
     let value_bytes = tree.value_bytes;
-    let mut rows = sorted_rows(keys, &Task::default())?;
-    let (firsts, unseen) = without_doubles(&mut rows, values, value_bytes, tree.values);
-    let (rows, firsts) = (&rows[..], &firsts[..]);
+    let task = Task::default();
+    // Values that are overwritten before anybody sees them.
+    let (counting, mut unseen) = (&*tree.values, Vec::new());
+    let mut lost = |old: &[u8], new: &[u8]| {
+        if !counting.equal(old, new) {
+            unseen.extend_from_slice(old);
+        }
+    };
     if value_bytes == WORD {
-        let batch = Gathered::<WORD> {
-            rows,
-            firsts,
-            values,
-            value_bytes,
+        let words = values.chunks_exact(WORD);
+        let words = words.map(|word| word.try_into().unwrap_or_default());
+        let mut rows = sorted_rows(keys, words, &task)?;
+        let firsts = without_doubles(&mut rows, |old: &Word, new| lost(old, new));
+        let batch = Words {
+            rows: &rows,
+            firsts: &firsts,
         };
-        merge(txn, tree, root, batch, &unseen)
-    } else {
-        let batch = Gathered::<0> {
-            rows,
-            firsts,
-            values,
-            value_bytes,
-        };
-        merge(txn, tree, root, batch, &unseen)
+        return merge(txn, tree, root, batch, &unseen);
     }
+    let mut rows = sorted_places(keys, &task)?;
+    let firsts = without_doubles(&mut rows, |old, new| {
+        let [old, new] = [old, new].map(|place| value_at(values, value_bytes, *place));
+        lost(old, new);
+    });
+    let batch = Gathered {
+        rows: &rows,
+        firsts: &firsts,
+        values,
+        value_bytes,
+    };
+    merge(txn, tree, root, batch, &unseen)
 }
 
 fn insert_in_order(

@@ -192,7 +192,6 @@ fn each_node_is_shadowed_once_and_new_ones_lie_side_by_side() {
     let values = vec![0; 800_000];
     trees.insert(0, &many, &values, false);
     trees.commit();
-    let before = Judge::new(&trees.txn, 8).pointers.len();
     let effects = trees.txn.side_effects();
     let some: Vec<u64> = (0..5000).map(|_| random.next()).collect();
     trees.insert(0, &some, &vec![0; 40_000], false);
@@ -208,7 +207,6 @@ fn each_node_is_shadowed_once_and_new_ones_lie_side_by_side() {
     assert_eq!(spread, new.len() as u64, "one run");
     // An allocation for each, and a reference less on what it replaced.
     assert!(trees.txn.side_effects() - effects <= 2 * new.len() as u64);
-    let _ = before;
 }
 
 #[test]
