@@ -364,8 +364,9 @@ impl BlockManager {
 
 /// Blocks that so much memory holds, with what is kept about each.
 fn slots_in(cache_bytes: u64) -> usize {
-    // Its number, in the map and in three lists, and what an allocation takes.
-    const NOTES: usize = 64;
+    // Its number in the map and in three lists, what an allocation takes, and the
+    // room that tables have for growing.
+    const NOTES: usize = 256;
     let slot = (BLOCK_BYTES + size_of::<Slot>() + NOTES) as u64;
     let slots = usize::try_from(cache_bytes / slot).unwrap_or(usize::MAX);
     slots.max(MIN_SLOTS)

@@ -43,7 +43,8 @@ impl Staging {
     pub fn new(slots: usize) -> Self {
         let blocks = (slots / 64).clamp(FEWEST_STAGED, MOST_STAGED);
         Self {
-            outgoing: Vec::with_capacity(slots),
+            // Who asks for a cache without bound shall not fail here.
+            outgoing: Vec::with_capacity(slots.min(1 << 16)),
             copies: [(); 2].map(|()| AlignedBuffer::new(blocks * BLOCK_BYTES)),
         }
     }

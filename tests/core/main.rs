@@ -1,6 +1,8 @@
 //! Whole-store tests: the format, the layers, and what bad bytes do to them.
 
+mod block;
 mod btree;
+mod batch;
 mod damage;
 mod device;
 mod format;
