@@ -27,13 +27,15 @@
 //! | 2 | [`block`] | cached, locked, validated blocks |
 //! | 3 | [`space`] | the contract of reference counts |
 //! | 5 | [`btree`] | nested copy-on-write B-trees, 64-bit keys |
-//! | 6 | [`disk_space`] | reference counts on disk |
+//! | 6 | [`array`], [`bitset`], [`disk_space`] | structures built from trees and blocks |
 //! | 7 | [`thin`] | pool metadata, the public heart |
 //! | 8 | [`walk`] | damage-tolerant visits that never write |
 //! | 9 | [`tools`] | check, delta, dump, extract, list: values in, reports out |
 //! | 10 | `python` | bindings only, behind the feature `python` |
 #![deny(unsafe_code)]
 
+pub mod array;
+pub mod bitset;
 pub mod block;
 pub mod btree;
 pub mod device;
