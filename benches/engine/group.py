@@ -36,7 +36,7 @@ PY_LMDB = "py-lmdb"
 PY_LMDB_CUT = "py-lmdb cut"
 REDB = "redb"
 SQLITE = "sqlite3"
-INSERTERS = (OURS, LMDB, REDB, PY_LMDB, SQLITE)
+INSERTERS = (OURS, RUST, LMDB, REDB, PY_LMDB, SQLITE)
 
 KEYS = 1_000_000  # at scale 1
 LOOKUPS = 200_000
@@ -270,7 +270,7 @@ def scan(ground: Ground) -> Row:
 
 
 def call(ground: Ground) -> Row:
-    row = Row("engine: binding", "method call, net of the loop", bars.ENGINE_CALL)
+    row = Row("engine: binding", "a property, net of the loop", bars.ENGINE_CALL)
     try:
         took = ground.sessions[OURS].ask("call", max(ground.bench.rounds, 3))
     except Failed as error:
