@@ -1,9 +1,11 @@
-//! Layer 5: nested copy-on-write B-trees with 64-bit keys, read side.
+//! Layer 5: nested copy-on-write B-trees with 64-bit keys.
 //!
-//! Promises: nodes are read in place, never decoded into vectors; a wrong tree
-//! gives a [`Damage`](crate::error::Damage), never a loop: keys must rise along
-//! the whole walk, and a path has at most 16 levels.
-//! May use: `error`, `units`, `device`, `block`.
+//! Promises: nodes are read and changed in place, never decoded into vectors; a
+//! wrong tree gives a [`Damage`](crate::error::Damage), never a loop: keys must
+//! rise along the whole walk, and a path has at most 16 levels. A change copies
+//! each node that others own or that is committed, once; single insertions and
+//! removals leave the nodes that a kernel would leave.
+//! May use: `error`, `units`, `device`, `block`, `transaction`.
 
 mod ascent;
 mod batch;

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::spine::find_subtree;
-use super::{TreeType, raw, remove_leaves};
-use crate::error::{Error, Result};
+use super::{NODE_NAME, TreeType, raw, remove_leaves};
+use crate::error::{Damage, Result};
 use crate::transaction::Transaction;
 use crate::units::BlockNr;
 
@@ -15,7 +15,7 @@ use crate::units::BlockNr;
 /// nothing was done.
 ///
 /// # Errors
-/// [`Error::Usage`] without a trace for keys that are not the tree's. After any
+/// [`Error::Usage`](crate::Error::Usage) without a trace for keys that are not the tree's. After any
 /// other the transaction has to be aborted.
 pub fn remove_range(
     txn: &mut Transaction,
@@ -41,8 +41,8 @@ pub fn remove_range(
         }
         let (new_root, count) = remove_leaves(txn, tree, root, &keys, range.end)?;
         if count == 0 {
-            let text = format!("key {first} was found and could not be removed");
-            return Err(Error::usage(text));
+            let expected = format!("one way to key {first}");
+            return Err(Damage::new(root, NODE_NAME, "keys", "two ways", expected).into());
         }
         (root, removed) = (new_root, removed + count);
         // The run has no key between: it ended at a hole.

@@ -2,8 +2,8 @@
 //! and leaves no lock behind.
 
 use super::forest::Forest;
-use crate::btree::{NODE_VALIDATOR, delete, insert, remove, remove_leaves, remove_range};
-use crate::error::Result;
+use crate::btree::{NODE_VALIDATOR, Node, delete, insert, remove, remove_leaves, remove_range};
+use crate::error::{Error, Result};
 use crate::testing::Random;
 use crate::units::BlockNr;
 
@@ -118,6 +118,33 @@ fn spoilt_nodes_give_errors_or_other_trees_but_no_panic_no_loop_and_no_lock() {
         }
     }
     assert!(failed > 800, "only {failed} were noticed");
+}
+
+#[test]
+fn a_full_device_is_no_space_and_leaves_no_lock_and_no_unfinished_node() {
+    for blocks in 3..60 {
+        for (levels, value_bytes) in [(1, 1346), (2, 669), (1, 8)] {
+            let mut random = Random::new(blocks as u64);
+            let mut forest = Forest::new(blocks, levels, value_bytes);
+            let value = vec![7; value_bytes];
+            let failure = loop {
+                let mut keys: Vec<u64> = (1..levels).map(|_| random.below(3)).collect();
+                keys.push(random.next());
+                let root = forest.root;
+                match forest.with(|txn, tree| insert(txn, tree, root, &keys, &value)) {
+                    Ok(inserted) => forest.root = inserted.root,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(failure, Error::NoSpace { .. }), "{failure}");
+            for at in (1..blocks as u64).map(BlockNr) {
+                if forest.txn.ref_count(at).unwrap() > 0 {
+                    let node = forest.txn.blocks().write_lock(at, &NODE_VALIDATOR).unwrap();
+                    assert!(Node::parse(at, &node).is_ok(), "block {at}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -289,3 +289,20 @@ fn full_nodes_among_siblings_of_all_sizes_become_what_the_rules_say() {
         }
     }
 }
+
+#[test]
+fn full_ordinary_nodes_become_what_the_rules_say() {
+    let mut stage = Stage::new(8);
+    let borders = [1, 84, 126, 243, 244, 245, 251, 252];
+    for one in borders {
+        for other in borders {
+            for shared in [[false; 3], [true, false, false], [false, false, true]] {
+                stage.insert(&[one, 252, other], 1, &shared);
+            }
+            stage.insert(&[252, one, other], 0, &[false; 3]);
+            stage.insert(&[one, other, 252], 2, &[false; 3]);
+        }
+        stage.insert(&[one, 252], 1, &[false; 2]);
+        stage.insert(&[252, one], 0, &[false; 2]);
+    }
+}
