@@ -3,6 +3,7 @@
 mod block;
 mod btree;
 mod batch;
+mod crash;
 mod damage;
 mod device;
 mod format;
