@@ -186,6 +186,52 @@ pub(super) fn copy_of_numbers(object: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     export.as_typed::<u64>()?.to_vec(object.py())
 }
 
+/// A copy of a buffer of 64-bit integers; signed ones have to fit, which the second
+/// answer, the first negative one, tells. `None`: the buffer holds something else.
+pub(super) fn copy_of_integers(
+    object: &Bound<'_, PyAny>,
+) -> PyResult<Option<(Vec<u64>, Option<i64>)>> {
+    let export = PyUntypedBuffer::get(object)?;
+    let words = export.item_size() == size_of::<u64>() && export.dimensions() == 1;
+    let unsigned = u64::is_compatible_format(export.format());
+    if !words || !unsigned && !i64::is_compatible_format(export.format()) {
+        return Ok(None);
+    }
+    let items = if export.is_c_contiguous() {
+        object.py().detach(|| copy_of_items(&export))
+    } else if unsigned {
+        export.as_typed::<u64>()?.to_vec(object.py())?
+    } else {
+        let items = export.as_typed::<i64>()?.to_vec(object.py())?;
+        items.into_iter().map(i64::cast_unsigned).collect()
+    };
+    let signed = items.iter().map(|item| item.cast_signed());
+    let negative = if unsigned {
+        None
+    } else {
+        signed.into_iter().find(|item| *item < 0)
+    };
+    Ok(Some((items, negative)))
+}
+
+/// A copy of the raw bytes of a buffer of whatever items.
+pub(super) fn copy_of_bytes(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let export = PyUntypedBuffer::get(object)?;
+    if export.is_c_contiguous() {
+        return Ok(object.py().detach(|| {
+            let mut copy = vec![0_u8; export.len_bytes()];
+            if !copy.is_empty() {
+                let from = export.buf_ptr().cast::<u8>();
+                // SAFETY: the export vouches for that many bytes, and keeps them. Somebody
+                // who writes them now can only make them wrong.
+                unsafe { ptr::copy_nonoverlapping(from, copy.as_mut_ptr(), copy.len()) };
+            }
+            copy
+        }));
+    }
+    export.as_typed::<u8>()?.to_vec(object.py())
+}
+
 fn copy_of_items(export: &PyUntypedBuffer) -> Vec<u64> {
     let mut copy = vec![0_u64; export.item_count()];
     let into = copy.as_mut_ptr().cast::<u8>();

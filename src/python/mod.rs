@@ -10,6 +10,7 @@ mod buffer;
 mod call;
 mod check;
 mod delta;
+mod engine;
 mod error;
 mod handle;
 mod mappings;
@@ -21,7 +22,8 @@ mod volume;
 
 use pyo3::prelude::*;
 
-#[pymodule]
+// Nothing here relies on the interpreter's lock for its own order.
+#[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
@@ -33,6 +35,10 @@ mod _core {
     use super::check::check;
     #[pymodule_export]
     use super::delta::Delta;
+    #[pymodule_export]
+    use super::engine::{
+        _forked, BTree, Entries, Store, StoreTransaction, StoreView, TreeIterator,
+    };
     #[pymodule_export]
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};
     #[pymodule_export]

@@ -1,0 +1,50 @@
+"""The persistent-data engine as a library: crash-safe copy-on-write trees in a file or device.
+
+Five lines are enough::
+
+    from thinmeta.engine import Store
+
+    with Store.create("s.img", size_bytes=64 << 20) as store:
+        with store.transaction() as txn:
+            txn.tree("inodes")[7] = 42
+            txn.snapshot("inodes", "inodes@monday")
+        with store.view() as view:
+            assert view.tree("inodes")[7] == 42
+
+A transaction is durable as a whole or has not happened; a snapshot costs the same
+whatever its size; a view reads one commit while others are made. One process writes
+at a time.
+
+Names are imported when they are first used.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from thinmeta.engine.store import Store, StoreTransaction, StoreView
+    from thinmeta.engine.tree import BTree, Entries
+
+__all__ = [
+    "BTree",
+    "Entries",
+    "Store",
+    "StoreTransaction",
+    "StoreView",
+]
+
+if not TYPE_CHECKING:  # a checker must still refuse names that are not there
+    _HOMES = {
+        "store": "Store StoreTransaction StoreView",
+        "tree": "BTree Entries",
+    }
+
+    def __getattr__(name):
+        from importlib import import_module
+
+        for home, names in _HOMES.items():
+            if name in names.split():
+                value = globals()[name] = getattr(import_module(f"thinmeta.engine.{home}"), name)
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,22 @@
+//! The engine in Python: a store, its transactions and views, and their trees.
+//!
+//! Look-ups are tried attached, on cached nodes and without waiting; everything
+//! else detaches first. Locks of the bindings are taken in one order: a store's
+//! own, then a transaction's gate, then the core's. None is held while Python
+//! code runs: what handles signals during a call holds no gate.
+
+mod arrow;
+mod entries;
+mod fork;
+mod input;
+mod iterate;
+mod source;
+mod state;
+mod store;
+mod tree;
+
+pub(super) use entries::Entries;
+pub(super) use fork::_forked;
+pub(super) use iterate::TreeIterator;
+pub(super) use store::{Store, StoreTransaction, StoreView};
+pub(super) use tree::BTree;
