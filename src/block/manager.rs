@@ -156,7 +156,11 @@ impl BlockManager {
     /// # Errors
     /// As [`Self::read_lock`]; a thread that holds the block for reading may glance at it.
     pub fn read(&self, at: BlockNr, checks: impl Into<Checks>) -> Result<Arc<BlockData>> {
-        match self.hold(at, Some(&checks.into()), Mode::Pin, None)? {
+        let checks = checks.into();
+        if let Some(data) = self.lock_cache().glance(at, &checks) {
+            return Ok(data);
+        }
+        match self.hold(at, Some(&checks), Mode::Pin, None)? {
             Held::Pinned(data) | Held::Locked(_, data) => Ok(data),
         }
     }

@@ -11,6 +11,8 @@ mod guard;
 mod hold;
 mod lock;
 mod manager;
+#[cfg(all(test, shuttle))]
+mod model;
 mod prefetch;
 mod sync;
 mod validator;

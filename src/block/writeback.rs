@@ -10,6 +10,7 @@ use super::lock::Hold;
 use super::{BlockData, BlockManager, Checks, WriteGuard};
 use crate::device::AlignedBuffer;
 use crate::error::{Error, Result};
+use crate::sabotage::sabotaged;
 use crate::units::{BLOCK_BYTES, BlockNr};
 
 /// Most blocks in one request, and so in a copy that is sealed.
@@ -66,8 +67,14 @@ impl BlockManager {
     /// or earlier: then everything but reading is.
     pub fn flush(&self) -> Result<()> {
         self.check_writable()?;
+        if sabotaged("early-superblock") {
+            return Ok(());
+        }
         let superblock = self.superblock();
         self.write_dirty(|at| Some(at) != superblock, None)?;
+        if sabotaged("no-first-flush") {
+            return Ok(());
+        }
         self.flush_device()
     }
 
@@ -111,6 +118,12 @@ impl BlockManager {
             return Err(Error::usage(
                 "the superblock's lock was taken away by an abort",
             ));
+        }
+        if sabotaged("no-second-flush") {
+            return Ok(());
+        }
+        if sabotaged("early-superblock") {
+            self.write_dirty(|other| other != at, None)?;
         }
         self.flush_device()
     }
