@@ -43,6 +43,7 @@ pub mod disk_space;
 pub mod error;
 #[cfg(feature = "python")]
 mod python;
+mod sabotage;
 pub mod space;
 pub mod store;
 pub mod task;

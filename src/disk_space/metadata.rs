@@ -14,10 +14,12 @@ use zerocopy::FromZeros;
 use super::SpaceMapRoot;
 use super::bitmap::{BITMAP_VALIDATOR, MANY};
 use super::core::{Change, Core, Home, Index, PER_BITMAP, bitmaps_for, change_counts, fresh_entry};
+use super::free::FreeMap;
 use super::index::{INDEX_VALIDATOR, IndexEntry, MAX_METADATA_BITMAPS, MetadataIndex};
 use crate::block::BlockManager;
 use crate::btree;
 use crate::error::{Damage, Error, Result};
+use crate::sabotage::sabotaged;
 use crate::space::{Checker, check_range};
 use crate::transaction::{Space, Transaction};
 use crate::units::{BlockNr, MAX_METADATA_BLOCKS};
@@ -127,31 +129,39 @@ impl MetadataMap {
         Ok(Self::new(Core::new("metadata", root, index)))
     }
 
-    /// The map as it was at its last commit, on the same cursor and with the
-    /// same listeners.
-    pub fn reopened(
-        self,
+    /// Goes back to its last commit, on the same cursor and with the same
+    /// listeners. After an error it can be asked again: what views read is in
+    /// memory alone.
+    pub fn go_back(
+        &mut self,
         blocks: &Arc<BlockManager>,
         superblock: BlockNr,
         root: &SpaceMapRoot,
-    ) -> Result<Self> {
+    ) -> Result<()> {
         let mut map = Self::open(blocks, superblock, root)?;
-        map.core.free = self.core.free.rolled_back(map.core.free.available());
-        map.threshold = self.threshold;
         if self.checker.is_some() {
-            map.check_from_now_on(blocks)?;
+            let mut checker = map.new_checker(blocks)?;
+            checker.withholds(self.core.free.withheld());
+            map.checker = Some(checker);
         }
-        Ok(map)
+        let free = std::mem::replace(&mut self.core.free, FreeMap::new(0));
+        map.core.free = free.rolled_back(map.core.free.available());
+        map.threshold = self.threshold.take();
+        *self = map;
+        Ok(())
     }
 
     /// Holds every call against plain counts.
     pub fn check_from_now_on(&mut self, blocks: &Arc<BlockManager>) -> Result<()> {
-        let core = &self.core;
-        let mut checker =
-            Checker::over_counts(core.nr_blocks, |block| core.stored_count(blocks, block))?;
-        checker.withholds(core.free.withheld());
+        let mut checker = self.new_checker(blocks)?;
+        checker.withholds(self.core.free.withheld());
         self.checker = Some(checker);
         Ok(())
+    }
+
+    fn new_checker(&self, blocks: &Arc<BlockManager>) -> Result<Checker> {
+        let core = &self.core;
+        Checker::over_counts(core.nr_blocks, |block| core.stored_count(blocks, block))
     }
 
     pub fn root(&self) -> SpaceMapRoot {
@@ -271,10 +281,17 @@ fn change(txn: &mut Transaction, blocks: Range<u64>, change: Change) -> Result<(
 
 /// Does what was queued, and what that queues, in order.
 fn drain(txn: &mut Transaction) -> Result<()> {
-    while let Some(Pending { blocks, change }) = map(txn).queue.pop_front() {
+    while let Some(Pending { blocks, change }) = next_pending(map(txn)) {
         change_counts(&mut InTransaction, txn, blocks, change)?;
     }
     Ok(())
+}
+
+fn next_pending(own: &mut MetadataMap) -> Option<Pending> {
+    if sabotaged("last-in-first-out") {
+        return own.queue.pop_back();
+    }
+    own.queue.pop_front()
 }
 
 /// Does what is queued while nothing else is in progress.

@@ -426,9 +426,13 @@ impl TransactionManager {
 
     fn check_readable(&self, inner: &Inner) -> Result<()> {
         match &inner.state {
+            State::Closed => return Err(closed()),
+            // An abort would not help where nothing can be written any more.
+            _ => self.blocks.check_poison()?,
+        }
+        match &inner.state {
             State::Aborted(cause) => Err(Error::Aborted(cause.clone())),
-            State::Closed => Err(closed()),
-            State::Open | State::PreCommitted => self.blocks.check_poison(),
+            _ => Ok(()),
         }
     }
 }

@@ -62,6 +62,20 @@ impl ShadowTable {
         }
     }
 
+    /// Forgets what `keep` does not want.
+    pub fn retain(&mut self, mut keep: impl FnMut(u64) -> bool) {
+        for word in &self.touched {
+            for bit in 0..BITS {
+                let block = u64::from(*word) * BITS + bit;
+                let bits = &mut self.words[*word as usize];
+                if *bits >> bit & 1 == 1 && !keep(block) {
+                    *bits &= !(1 << bit);
+                    self.len -= 1;
+                }
+            }
+        }
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         for word in self.touched.drain(..) {

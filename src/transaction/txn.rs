@@ -7,6 +7,7 @@ use super::ShadowTable;
 use crate::block::{BlockData, BlockManager, Checks, ReadGuard, WriteGuard};
 use crate::disk_space::{self, LowSpace, MetadataMap, SpaceMapRoot};
 use crate::error::{Error, Result};
+use crate::sabotage::sabotaged;
 use crate::space::{MemorySpaceMap, SpaceMap, SpaceMapMut};
 use crate::units::BlockNr;
 
@@ -77,18 +78,14 @@ impl Transaction {
 
     /// Starts over on top of what was committed under `root`.
     pub(super) fn reopen(&mut self, superblock: BlockNr, root: &SpaceMapRoot) -> Result<()> {
-        self.shadows.clear();
-        let space = std::mem::replace(&mut self.space, Space::Memory(MemorySpaceMap::default()));
-        self.space = match space {
-            Space::Metadata(map) => {
-                Space::Metadata(Box::new(map.reopened(&self.blocks, superblock, root)?))
-            }
-            Space::Memory(_) => {
-                let map = MetadataMap::open(&self.blocks, superblock, root)?;
-                Space::Metadata(Box::new(map))
-            }
-        };
-        Ok(())
+        if !sabotaged("shadows-survive-abort") {
+            self.shadows.clear();
+        }
+        match &mut self.space {
+            Space::Metadata(map) => map.go_back(&self.blocks, superblock, root),
+            // No transaction of a manager counts in memory.
+            Space::Memory(_) => Ok(()),
+        }
     }
 
     pub(super) fn pre_commit(&mut self) -> Result<()> {
@@ -100,7 +97,9 @@ impl Transaction {
 
     /// The transaction is durable: its blocks belong to the committed state.
     pub(crate) fn committed(&mut self, generation: u64, views: bool) -> Result<()> {
-        self.shadows.clear();
+        if !sabotaged("shadows-survive-commit") {
+            self.shadows.clear();
+        }
         match &mut self.space {
             Space::Memory(map) => map.commit(),
             Space::Metadata(_) => disk_space::metadata_committed(self, generation, views),
@@ -181,6 +180,19 @@ impl Transaction {
     #[must_use]
     pub fn has_shadows(&self) -> bool {
         !self.shadows.is_empty()
+    }
+
+    /// Makes the transaction forget each of its own blocks that `keep` does not
+    /// want: they are copied once more before they change. For tests.
+    #[doc(hidden)]
+    pub fn forget_shadows(&mut self, mut keep: impl FnMut(BlockNr) -> bool) {
+        self.shadows.retain(|block| keep(BlockNr(block)));
+    }
+
+    /// Makes the transaction take a block for its own, which must be noticed. For tests.
+    #[doc(hidden)]
+    pub fn remember_shadow(&mut self, at: BlockNr) {
+        self.shadows.insert(at.0);
     }
 
     /// Shared access to a block.
