@@ -6,6 +6,7 @@ use std::ops::Range;
 use rustc_hash::FxHashMap;
 
 use super::bitmap::{Bitmap, ENTRIES_PER_BITMAP};
+use crate::sabotage::sabotaged;
 
 /// Words of one bit per entry of a bitmap block.
 const WORDS: usize = ENTRIES_PER_BITMAP / 64;
@@ -163,6 +164,9 @@ impl FreeMap {
         let Some(known) = self.known.get_mut(&bitmap) else {
             return;
         };
+        if sabotaged("reuse-freed") {
+            known.before[word] &= !bit;
+        }
         if known.now[word] & !known.before[word] & bit != 0 {
             self.available += 1;
         }
