@@ -70,6 +70,13 @@ impl WriteGuard {
         &self.manager
     }
 
+    /// Whether it still locks something: an abort takes blocks away from their guards.
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        let mut cache = self.manager.lock_cache();
+        cache.slot_in_life(self.hold.slot, self.hold.life).is_some()
+    }
+
     /// The bytes, to be changed, where they stay until the guard is gone: who
     /// reads them elsewhere reads another copy.
     pub fn make_unique(&mut self) -> &mut BlockData {

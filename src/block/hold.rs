@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::cache::{Cache, Dirty, Place, Slot};
 use super::lock::{Hold, ThreadNr};
 use super::sync::MutexGuard;
-use super::{BlockData, BlockManager, Checks, Patience};
+use super::{BlockData, BlockManager, Checks, Patience, patience};
 use crate::error::{Damage, Error, Result};
 use crate::units::BlockNr;
 
@@ -75,7 +75,7 @@ impl Queued {
 }
 
 impl BlockManager {
-    /// Locks a block; `patience` is asked while waiting.
+    /// Locks a block; `patience` is asked while waiting, or that of the whole call.
     pub(super) fn hold(
         &self,
         at: BlockNr,
@@ -91,6 +91,7 @@ impl BlockManager {
         };
         let mut queued = Queued::default();
         let mut dirty = self.about_dirty(false);
+        let mut ambient = None;
         let mut cache = self.lock_cache();
         loop {
             if let Some(number) = cache.find(at) {
@@ -104,7 +105,8 @@ impl BlockManager {
                 if mode.writes() {
                     queued.enter(&mut cache, number);
                 }
-                cache = self.wait(cache, patience.is_some());
+                ambient = ambient.or_else(patience::ambient);
+                cache = self.wait(cache, patience.is_some() || ambient.is_some());
             } else {
                 self.check_address(at)?;
                 match cache.take(at, dirty) {
@@ -128,14 +130,15 @@ impl BlockManager {
                         return Err(Error::usage(text));
                     }
                     Place::AllHeld => {
-                        cache = self.wait(cache, patience.is_some());
+                        ambient = ambient.or_else(patience::ambient);
+                        cache = self.wait(cache, patience.is_some() || ambient.is_some());
                         cache.stop_starving(wish.thread);
                     }
                 }
             }
             dirty = self.about_dirty(false);
             let mut go_on = Ok(());
-            if let Some(patience) = patience {
+            if let Some(patience) = patience.or(ambient.as_deref()) {
                 drop(cache);
                 go_on = patience();
                 cache = self.lock_cache();

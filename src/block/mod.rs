@@ -6,6 +6,7 @@
 //! stays within `cache_bytes`; no slot's lock is waited for during I/O. May use: `error`, `units`, `device`.
 
 mod cache;
+mod crc;
 pub(crate) mod data;
 mod guard;
 mod hold;
@@ -13,14 +14,17 @@ mod lock;
 mod manager;
 #[cfg(all(test, shuttle))]
 mod model;
+mod patience;
 mod prefetch;
 mod sync;
 mod validator;
 mod writeback;
 
+pub use crc::CrcValidator;
 pub use data::BlockData;
 pub use guard::{ReadGuard, WriteGuard};
 pub use manager::{BlockManager, DEFAULT_CACHE_BYTES, Patience, Peek};
+pub use patience::{ask_patience, with_patience};
 pub use validator::{
     Checks, Validator, check_location_and_checksum, checksum, kind_of, seal_location_and_checksum,
 };
