@@ -65,9 +65,7 @@ impl DataMap {
         }
         let mut map = Self::of(root);
         if checked {
-            let core = &map.core;
-            let count = |block| core.stored_count(blocks, block);
-            map.checker = Some(Checker::over_counts(size, count)?);
+            map.check_from_now_on(blocks)?;
         }
         Ok(map)
     }
@@ -82,6 +80,18 @@ impl DataMap {
             core: Core::new(DATA, root, index),
             checker: None,
         }
+    }
+
+    /// Holds every call against plain counts. Only right after a commit: what
+    /// was freed since then would count as free.
+    ///
+    /// # Errors
+    /// What reading every count says.
+    pub fn check_from_now_on(&mut self, blocks: &Arc<BlockManager>) -> Result<()> {
+        let core = &self.core;
+        let count = |block| core.stored_count(blocks, block);
+        self.checker = Some(Checker::over_counts(core.nr_blocks, count)?);
+        Ok(())
     }
 
     /// As of now; what [`Self::commit`] has written.

@@ -1,6 +1,8 @@
 //! Memory and descriptors shared with Python. Unsafe code lives here.
 #![allow(unsafe_code)]
 
+mod lending;
+
 use std::ffi::{CStr, c_int, c_void};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::panic::RefUnwindSafe;
@@ -14,6 +16,8 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use rustix::io::Errno;
+
+pub(super) use lending::Lock;
 
 use super::error::exception;
 use crate::error::Error;

@@ -30,14 +30,16 @@ mod _core {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
-    use super::buffer::Column;
+    use super::buffer::{Column, Lock};
     #[pymodule_export]
     use super::check::check;
     #[pymodule_export]
     use super::delta::Delta;
     #[pymodule_export]
     use super::engine::{
-        _forked, BTree, Entries, Store, StoreTransaction, StoreView, TreeIterator,
+        _forked, BTree, BlockManager, CheckingSpaceMap, CrcValidator, Entries, ReadLock, SpaceMap,
+        Store, StoreTransaction, StoreView, TransactionManager, TransactionScope, TreeIterator,
+        Validator, WriteLock,
     };
     #[pymodule_export]
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};

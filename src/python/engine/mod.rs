@@ -5,18 +5,30 @@
 //! own, then a transaction's gate, then the core's. None is held while Python
 //! code runs: what handles signals during a call holds no gate.
 
+mod arguments;
 mod arrow;
+mod block;
+mod data_map;
 mod entries;
 mod fork;
 mod input;
 mod iterate;
+mod managed;
 mod source;
+mod space;
 mod state;
 mod store;
+mod transaction;
 mod tree;
+mod turn;
+mod validator;
 
+pub(super) use block::{BlockManager, ReadLock, Session, WriteLock};
 pub(super) use entries::Entries;
 pub(super) use fork::_forked;
 pub(super) use iterate::TreeIterator;
+pub(super) use space::{CheckingSpaceMap, SpaceMap};
 pub(super) use store::{Store, StoreTransaction, StoreView};
+pub(super) use transaction::{TransactionManager, TransactionScope};
 pub(super) use tree::BTree;
+pub(super) use validator::{CrcValidator, Validator};
