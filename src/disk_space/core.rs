@@ -24,6 +24,14 @@ pub(super) const PER_BITMAP: u64 = ENTRIES_PER_BITMAP as u64;
 /// Index entries of a data map that are kept though nothing changed them.
 const KEPT_ENTRIES: usize = 1 << 16;
 
+/// New blocks are taken at least so many at a time.
+const NEW_RUN: u64 = 64;
+
+/// Blocks over which a map may always spread, and how many times as many as
+/// are allocated: with four, three quarters of that part are free.
+const ROOM_FOR_RUNS: u64 = 1024;
+const SPREAD: u64 = 4;
+
 /// Where the index entries are kept.
 pub(super) enum Index {
     /// All in memory, written as one block: the metadata's map.
@@ -218,27 +226,80 @@ impl Core {
         }
     }
 
+    /// The next run of free blocks that is as long as wanted, else the longest.
+    ///
+    /// Blocks that were used before come first: they are in the page cache, and a
+    /// file has them already, while writing new ones makes a filesystem allocate
+    /// in every flush. But not at any price: as long as the part in use is no more
+    /// than a few times what is allocated, a long run of new blocks is better than
+    /// crumbs of old ones.
     fn find_run(&mut self, blocks: &Arc<BlockManager>) -> Result<Range<u64>> {
-        let mut search = Search::new(self.free.wanted());
-        let cursor = self.free.cursor().min(self.nr_blocks);
-        for part in [cursor..self.nr_blocks, 0..cursor] {
-            search.gap();
-            let mut at = part.start;
-            while at < part.end {
-                let bitmap = at / PER_BITMAP;
-                let end = ((bitmap + 1) * PER_BITMAP).min(part.end);
-                if self.entry(blocks, bitmap)?.nr_free.get() == 0 {
-                    search.gap();
-                } else {
-                    self.learn(blocks, bitmap)?;
-                    if self.free.search_bitmap(at..end, &mut search) {
-                        return Ok(search.longest());
-                    }
-                }
-                at = end;
-            }
+        let top = self.top(blocks)?;
+        let mut old = Search::new(self.free.wanted());
+        let cursor = self.free.cursor().min(top);
+        self.search(blocks, cursor..top, &mut old)?;
+        self.search(blocks, 0..cursor, &mut old)?;
+        if old.is_satisfied() || top >= self.nr_blocks {
+            return Ok(old.longest());
         }
-        Ok(search.longest())
+        let old = old.longest();
+        let spread = ROOM_FOR_RUNS + SPREAD * self.nr_allocated;
+        if top > spread && !old.is_empty() {
+            return Ok(old);
+        }
+        let mut new = Search::new(self.free.wanted().max(NEW_RUN));
+        let end = self.nr_blocks.min(top + 2 * self.free.wanted().max(NEW_RUN));
+        self.search(blocks, top..end, &mut new)?;
+        let new = new.longest();
+        if new.is_empty() {
+            return Ok(old);
+        }
+        self.free.set_top(new.end);
+        Ok(new)
+    }
+
+    /// Looks for a run in `range`, unless one was found.
+    fn search(
+        &mut self,
+        blocks: &Arc<BlockManager>,
+        range: Range<u64>,
+        search: &mut Search,
+    ) -> Result<()> {
+        search.gap();
+        let mut at = range.start;
+        while at < range.end && !search.is_satisfied() {
+            let bitmap = at / PER_BITMAP;
+            let end = ((bitmap + 1) * PER_BITMAP).min(range.end);
+            if self.entry(blocks, bitmap)?.nr_free.get() == 0 {
+                search.gap();
+            } else {
+                self.learn(blocks, bitmap)?;
+                self.free.search_bitmap(at..end, search);
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// One past the last block that was ever seen in use. Of a data map, whose
+    /// bitmaps are too many to look, its size.
+    fn top(&mut self, blocks: &Arc<BlockManager>) -> Result<u64> {
+        if let Some(top) = self.free.top() {
+            return Ok(top);
+        }
+        let Index::Block { entries, .. } = &self.index else {
+            return Ok(self.nr_blocks);
+        };
+        let untouched = u32::try_from(ENTRIES_PER_BITMAP).unwrap_or_default();
+        let last = entries.iter().rposition(|entry| entry.nr_free.get() < untouched);
+        let mut top = 0;
+        if let Some(last) = last {
+            self.learn(blocks, last as u64)?;
+            top = self.free.end_of_use(last as u64).unwrap_or(0);
+        }
+        let top = top.min(self.nr_blocks);
+        self.free.set_top(top);
+        Ok(top)
     }
 
     /// Whether a change of these counts would be legal. What is illegal is told

@@ -62,6 +62,9 @@ pub(super) struct FreeMap {
     withheld_blocks: u64,
     /// Where the next search begins.
     cursor: u64,
+    /// One past the last block that was ever seen in use: what lies behind was
+    /// perhaps never written. `None`: nobody has looked.
+    top: Option<u64>,
     /// What is left of the run found last.
     run: Range<u64>,
     /// How long the next run should be.
@@ -79,6 +82,7 @@ impl FreeMap {
             available,
             withheld_blocks: 0,
             cursor: 0,
+            top: None,
             run: 0..0,
             wanted: MIN_RUN,
             handed_out: 0,
@@ -154,6 +158,25 @@ impl FreeMap {
         }
         known.now[word] |= bit;
         known.change(&mut self.touched, bitmap);
+        self.top = self.top.map(|top| top.max(block + 1));
+    }
+
+    pub fn top(&self) -> Option<u64> {
+        self.top
+    }
+
+    pub fn set_top(&mut self, top: u64) {
+        self.top = Some(top);
+    }
+
+    /// One past the last block in use in a bitmap that is known.
+    pub fn end_of_use(&self, bitmap: u64) -> Option<u64> {
+        let known = self.known.get(&bitmap)?;
+        let mut words = known.now.iter().zip(known.before.iter());
+        let last = words.rposition(|(now, before)| now | before != 0)?;
+        let bits = known.now[last] | known.before[last];
+        let end = last as u64 * 64 + 64 - u64::from(bits.leading_zeros());
+        Some(bitmap * PER_BITMAP + end)
     }
 
     /// A block went out of use. It can be handed out at once if it came into
@@ -343,6 +366,11 @@ impl Search {
     /// Something is in the way.
     pub fn gap(&mut self) {
         self.current = 0..0;
+    }
+
+    /// Whether it is over.
+    pub fn is_satisfied(&self) -> bool {
+        length(&self.longest) >= self.wanted
     }
 
     /// The best run; empty when there is no free block.
