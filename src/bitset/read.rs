@@ -75,7 +75,8 @@ impl BitsetView {
         let range = first..first.saturating_add(out.len() as u64);
         let mut rest = out.iter_mut();
         self.array.for_each_block(range, |_, values| {
-            for (slot, word) in rest.by_ref().zip(as_words(values)?) {
+            // Words come first: they end with each block, and take no slot then.
+            for (word, slot) in as_words(values)?.iter().zip(rest.by_ref()) {
                 *slot = word.get();
             }
             Ok(())

@@ -1,8 +1,9 @@
 //! Whole-store tests: the format, the layers, and what bad bytes do to them.
 
+mod array;
+mod batch;
 mod block;
 mod btree;
-mod batch;
 mod crash;
 mod damage;
 mod device;

@@ -1,0 +1,10 @@
+//! Arrays and bitsets: byte for byte, against models, against what a kernel wrote.
+
+mod bits;
+mod cursors;
+mod kernel;
+mod layout;
+mod model;
+mod refusals;
+mod timing;
+mod world;
