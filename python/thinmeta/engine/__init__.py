@@ -15,25 +15,44 @@ A transaction is durable as a whole or has not happened; a snapshot costs the sa
 whatever its size; a view reads one commit while others are made. One process writes
 at a time.
 
+What a store is made of can be had by itself: :mod:`thinmeta.engine.block` (blocks under
+locks), :mod:`thinmeta.engine.space` (reference counts) and
+:mod:`thinmeta.engine.transaction` (transactions on blocks).
+
 Names are imported when they are first used.
 """
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from thinmeta.engine.block import BlockManager, CrcValidator, ReadLock, Validator, WriteLock
+    from thinmeta.engine.space import CheckingSpaceMap, SpaceMap
     from thinmeta.engine.store import Store, StoreTransaction, StoreView
+    from thinmeta.engine.transaction import TransactionManager, TransactionScope
     from thinmeta.engine.tree import BTree, Entries
 
 __all__ = [
     "BTree",
+    "BlockManager",
+    "CheckingSpaceMap",
+    "CrcValidator",
     "Entries",
+    "ReadLock",
+    "SpaceMap",
     "Store",
     "StoreTransaction",
     "StoreView",
+    "TransactionManager",
+    "TransactionScope",
+    "Validator",
+    "WriteLock",
 ]
 
 if not TYPE_CHECKING:  # a checker must still refuse names that are not there
     _HOMES = {
+        "block": "BlockManager CrcValidator ReadLock Validator WriteLock",
+        "space": "CheckingSpaceMap SpaceMap",
         "store": "Store StoreTransaction StoreView",
+        "transaction": "TransactionManager TransactionScope",
         "tree": "BTree Entries",
     }
 
