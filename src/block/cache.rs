@@ -214,6 +214,34 @@ impl Cache {
         self.empty.push(short(number));
     }
 
+    /// Empties a slot that nobody holds and nobody writes. False: somebody does.
+    pub fn forget_if_free(&mut self, number: usize) -> bool {
+        let slot = &self.slots[number];
+        let free = slot.lock.is_free() && !slot.writing;
+        if free {
+            self.forget(number);
+        }
+        free
+    }
+
+    /// Makes the bytes in a slot those of another block, if `checks` has accepted
+    /// them and nobody else has them. False: nothing was done.
+    pub fn relabel(&mut self, number: usize, to: BlockNr, checks: &Checks) -> bool {
+        let slot = &mut self.slots[number];
+        let accepted = slot.checks.as_ref().is_some_and(|known| known.same_as(checks));
+        let alone = |data: &Arc<BlockData>| Arc::strong_count(data) == 1;
+        if !slot.may_go() || !accepted || !slot.data.as_ref().is_some_and(alone) {
+            return false;
+        }
+        let (from, data) = (slot.at, slot.data.take());
+        self.by_block.remove(&from.0);
+        self.begin_life(number, to);
+        self.slots[number].data = data;
+        self.slots[number].checks = Some(checks.clone());
+        self.by_block.insert(to.0, short(number));
+        true
+    }
+
     /// To be called whenever a slot was unlocked, read or written: it may be
     /// one that may go now.
     pub fn offer(&mut self, number: usize) {

@@ -349,7 +349,7 @@ impl BlockManager {
     }
 
     /// `fresh`: the bytes are not those that the block had.
-    fn write_guard(
+    pub(super) fn write_guard(
         self: &Arc<Self>,
         hold: Hold,
         at: BlockNr,

@@ -78,9 +78,7 @@ impl Transaction {
 
     /// Starts over on top of what was committed under `root`.
     pub(super) fn reopen(&mut self, superblock: BlockNr, root: &SpaceMapRoot) -> Result<()> {
-        if !sabotaged("shadows-survive-abort") {
-            self.shadows.clear();
-        }
+        self.shadows.clear();
         match &mut self.space {
             Space::Metadata(map) => map.go_back(&self.blocks, superblock, root),
             // No transaction of a manager counts in memory.
@@ -162,12 +160,28 @@ impl Transaction {
             return Ok((self.blocks.write_lock(at, &checks)?, false));
         }
         // A block that cannot be read must not cost anything.
-        let old = self.blocks.read(at, &checks)?;
+        drop(self.blocks.read(at, &checks)?);
         let new = self.allocate()?;
         self.dec(at)?;
-        let guard = self.blocks.write_lock_copy(new, &checks, &old)?;
+        let guard = self.lock_copy(at, new, &checks, shared)?;
         self.shadows.insert(new.0);
         Ok((guard, shared))
+    }
+
+    /// Write-locks `new` with what `old` holds. What nobody else owns has no use
+    /// for its place in the cache any more, so that its bytes need not be copied.
+    fn lock_copy(
+        &self,
+        old: BlockNr,
+        new: BlockNr,
+        checks: &Checks,
+        shared: bool,
+    ) -> Result<WriteGuard> {
+        if !shared && let Some(guard) = self.blocks.write_lock_relabelled(old, new, checks)? {
+            return Ok(guard);
+        }
+        let bytes = self.blocks.read(old, checks)?;
+        self.blocks.write_lock_copy(new, checks, &bytes)
     }
 
     /// Whether `at` was allocated or copied in this transaction.
