@@ -11,6 +11,8 @@ PYTHON ?= python3
 BENCH_ARGS ?=
 HOSTILE_CASES ?= 100000
 FUZZ_SECONDS ?= 60
+CRASH_IMAGES ?= 100000
+CRASH_SEED ?= 1
 
 BIN := .venv/bin
 # What runs inside the environment; maturin finds the interpreter and zig by it.
@@ -61,7 +63,7 @@ $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -t
 # ---- what people ask for ----
 
 .PHONY: help demo test check test-rust test-python build wheel sdist check-wheel stubs \
-	bench peers fuzz hostile lock clean
+	bench peers fuzz hostile crash crash-can-fail lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,6 +118,13 @@ hostile: $(DEV_ENV) $(NATIVE) ## the tests on damaged images with HOSTILE_CASES 
 	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) cargo test --release $(LOCKED) --test core hostile -- --nocapture
 	@cargo test --release $(LOCKED) --lib delta -- --ignored
 	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) $(BIN)/python -m pytest -q tests/python/test_damage.py
+
+crash: ## the crash tests with CRASH_IMAGES (100000) images from CRASH_SEED (1) on; a minute or two
+	@THINMETA_CRASH_IMAGES=$(CRASH_IMAGES) THINMETA_CRASH_SEED=$(CRASH_SEED) \
+	    cargo test --release $(LOCKED) --test core crash:: -- --nocapture
+
+crash-can-fail: ## each of several built-in mistakes, and whether the crash tests notice it
+	@scripts/crash-can-fail
 
 lock: ## renew requirements-*.lock from pyproject.toml (LOCK_ARGS=--upgrade: newest)
 	@PYTHON="$(PYTHON)" scripts/lock $(LOCK_ARGS)

@@ -103,15 +103,22 @@ impl Store {
         if blocks.nr_blocks() < MIN_BLOCKS {
             return Err(too_small(blocks.nr_blocks()));
         }
-        wipe_superblock(&blocks)?;
+        let in_superblock = |error: Error| error.in_step("superblock");
+        wipe_superblock(&blocks).map_err(in_superblock)?;
         let manager = TransactionManager::create(&blocks, SUPERBLOCK, options.checked)?;
-        let root = manager.change(catalogue::create)?;
-        manager.pre_commit()?;
+        let made = manager.change(catalogue::create).and_then(|root| {
+            manager.pre_commit()?;
+            Ok(root)
+        });
+        let root = made.map_err(|error| error.in_step("catalogue create"))?;
         let mut superblock = StoreSuperblock::new(root);
         superblock.set_space_root(&manager.space_root());
-        let mut guard = blocks.write_lock_zero(SUPERBLOCK, &STORE_VALIDATOR)?;
-        *guard.view_mut() = superblock;
-        manager.commit(guard)?;
+        let locked = blocks.write_lock_zero(SUPERBLOCK, &STORE_VALIDATOR);
+        let committed = locked.and_then(|mut guard| {
+            *guard.view_mut() = superblock;
+            manager.commit(guard)
+        });
+        committed.map_err(in_superblock)?;
         manager.label(root.0);
         Ok(Self::over(manager, true))
     }
@@ -142,7 +149,11 @@ impl Store {
     pub fn open_on(device: Arc<dyn Device>, options: &StoreOptions) -> Result<Arc<Self>> {
         let writable = device.is_writable();
         let blocks = BlockManager::new(device, options.cache_bytes);
-        let superblock = superblock::read(&blocks)?;
+        let superblock = superblock::read(&blocks).map_err(|error| match error {
+            Error::Io { .. } | Error::Damaged(_) => error.in_step("superblock"),
+            // What is no store at all needs no step to be named.
+            other => other,
+        })?;
         let root = superblock.space_root()?;
         let manager = TransactionManager::open(&blocks, SUPERBLOCK, &root, options.checked)?;
         manager.label(superblock.catalogue_root.get());

@@ -128,11 +128,11 @@ impl StoreTransaction {
 
     fn find(&self, work: &mut Work, name: &str) -> Result<Option<TreeNr>> {
         catalogue::check_name(name)?;
+        self.store.manager().look(|_| Ok(()))?;
         if let Some(number) = work.by_name.get(name) {
             let deleted = work.trees[*number].deleted;
             return Ok((!deleted).then_some(TreeNr(*number)));
         }
-        self.store.manager().look(|_| Ok(()))?;
         let known = catalogue::find(self.blocks(), work.catalogue, name)?;
         Ok(known.map(|known| work.add(name, known, Some(known))))
     }
@@ -276,6 +276,7 @@ impl StoreTransaction {
     /// [`Error::Damaged`].
     pub fn names(&self) -> Result<Vec<String>> {
         let work = self.work()?;
+        self.store.manager().look(|_| Ok(()))?;
         let stored = catalogue::list(self.blocks(), work.catalogue)?;
         let stored = stored.into_iter().map(|(name, _)| name);
         let untouched = stored.filter(|name| !work.by_name.contains_key(name));

@@ -7,6 +7,7 @@ mod btree;
 mod crash;
 mod damage;
 mod device;
+mod faults;
 mod format;
 mod hostile;
 mod layers;

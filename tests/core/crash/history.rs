@@ -59,7 +59,7 @@ fn options(overwrite: bool) -> StoreOptions {
     StoreOptions {
         // As small as it gets, so that blocks are written early.
         cache_bytes: 0,
-        checked: true,
+        checked: super::hold_to_laws(),
         overwrite,
     }
 }
@@ -292,6 +292,30 @@ pub fn scripted() -> Vec<History> {
                     Op::Snapshot("a", "b"),
                     Op::PutMany("b", 1000, scattered(220), 4),
                 ]),
+            ],
+        ),
+        // More counts above two than a node holds: the tree that keeps them splits
+        // and shrinks while counts change.
+        History::new(
+            "many references",
+            900,
+            vec![
+                commit(vec![Op::PutMany("a", 1000, keys(0..600), 1)]),
+                commit(vec![Op::PutMany("b", 1000, keys(0..600), 2)]),
+                commit(vec![
+                    Op::Snapshot("a", "c"),
+                    Op::Snapshot("a", "d"),
+                    Op::Snapshot("b", "e"),
+                ]),
+                commit(vec![
+                    Op::Put("c", 1000, vec![1], 3),
+                    Op::Put("d", 1000, vec![300], 4),
+                ]),
+                commit(vec![Op::Put("e", 1000, vec![1], 5), Op::Snapshot("b", "f")]),
+                commit(vec![Op::Put("f", 1000, vec![1, 599], 6)]),
+                abort(vec![Op::Delete("c"), Op::Delete("f")]),
+                commit(vec![Op::Delete("d"), Op::RemoveRange("e", 100..500)]),
+                commit(vec![Op::Delete("a"), Op::Delete("b"), Op::Delete("c")]),
             ],
         ),
         History::new(

@@ -209,7 +209,7 @@ fn judge_one(recorded: &Recorded, crash: &Crash, base: &mut Base, seed: u64) -> 
 fn work_with(device: &Arc<dyn Device>, content: &Content, chance: &mut Chance<'_>) -> Verdict {
     let options = StoreOptions {
         cache_bytes: 0,
-        checked: true,
+        checked: super::hold_to_laws(),
         overwrite: false,
     };
     let text = |error: thinmeta::Error| error.to_string();
