@@ -26,6 +26,7 @@ __all__ = [
     "NoMetadataSnapshotError",
     "NoSpaceError",
     "NoSuchDeviceError",
+    "NoSuchTreeError",
     "NotFormattedError",
     "PoisonedError",
     "ReadOnlyError",
@@ -40,14 +41,18 @@ __all__ = [
 
 
 class ThinmetaError(Exception):
-    """Root of everything that thinmeta itself has to report."""
+    """Root of everything that thinmeta itself has to report.
+
+    What failed while something was made or opened names the step in its message:
+    ``"superblock"``, ``"space map create"``, ``"space map open"``.
+    """
 
     def _arguments(self) -> tuple[Any, ...]:
         """The constructor's arguments, from which a pickled copy is made."""
         return self.args
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments()
+        return type(self), self._arguments(), vars(self) or None
 
 
 class DamagedBlockError(ThinmetaError):
@@ -59,14 +64,21 @@ class DamagedBlockError(ThinmetaError):
         check: Which one, e.g. ``"checksum"``.
         found: What the block holds, a number or words.
         expected: What it should hold, a number or words.
+        step: What was being made or opened, e.g. ``"space map open"``, or None.
     """
 
     def __init__(
-        self, block: int, validator: str, check: str, found: int | str, expected: int | str
+        self,
+        block: int,
+        validator: str,
+        check: str,
+        found: int | str,
+        expected: int | str,
+        step: str | None = None,
     ) -> None:
-        super().__init__(block, validator, check, found, expected)
+        super().__init__(block, validator, check, found, expected, step)
         self.block, self.validator, self.check = block, validator, check
-        self.found, self.expected = found, expected
+        self.found, self.expected, self.step = found, expected, step
 
     def __str__(self) -> str:
         form = "{:#010x}" if "checksum" in self.check else "{}"
@@ -74,8 +86,9 @@ class DamagedBlockError(ThinmetaError):
             form.format(value) if isinstance(value, int) else value
             for value in (self.found, self.expected)
         )
+        step = f"{self.step}: " if self.step else ""
         return (
-            f"metadata block {self.block} is damaged: {self.validator}, {self.check}: "
+            f"{step}metadata block {self.block} is damaged: {self.validator}, {self.check}: "
             f"found {found}, expected {expected}"
         )
 
@@ -157,6 +170,21 @@ class NoSuchDeviceError(ThinmetaError, KeyError):
 
     def __str__(self) -> str:
         return f"the pool has no thin device {self.device_id}"
+
+
+class NoSuchTreeError(ThinmetaError, KeyError):
+    """The store has no tree of that name.
+
+    Attributes:
+        name: The name that was asked for.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the store has no tree {self.name!r}"
 
 
 class DeviceExistsError(ThinmetaError):
@@ -248,15 +276,26 @@ class StaleTransactionError(ThinmetaError):
 
 
 class UsageError(ThinmetaError, ValueError):
-    """A call that cannot be right: a closed object, a device of another pool."""
+    """A call that cannot be right; it leaves everything as it was.
+
+    A closed object, a device of another pool, a lock that this thread holds already, a
+    value of the wrong size, a key beyond 64 bits.
+    """
 
 
 class AbortedError(ThinmetaError):
-    """A change failed half-way; nothing works until ``abort``."""
+    """A change failed half-way: no space, a damaged block, a failed read.
+
+    Nothing but the committed state can be read until ``abort``, which returns to it
+    completely.
+    """
 
 
 class PoisonedError(ThinmetaError):
-    """A write or flush failed; nothing may be written until it is opened again."""
+    """A write or a flush failed: what the device has is not known.
+
+    Nothing is written any more, and nothing tried again, until it is closed and opened.
+    """
 
 
 class WrongBaseError(ThinmetaError):

@@ -1,10 +1,11 @@
 //! Errors to exceptions: the only place that knows which becomes which.
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use pyo3::call::PyCallArgs;
-use pyo3::exceptions::{PyKeyError, PyKeyboardInterrupt, PyOSError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError};
 use pyo3::prelude::*;
 use rustix::io::Errno;
 
@@ -12,14 +13,31 @@ use crate::error::{Damage, Error, Value};
 
 /// The exception that says what `error` says.
 pub(super) fn exception(py: Python<'_>, error: Error) -> PyErr {
-    let text = error.to_string();
+    raised_in(py, &Step(None), error)
+}
+
+/// A step of making or opening something, which its failure names.
+struct Step(Option<String>);
+
+impl Step {
+    /// What the step has to add to words.
+    fn tell(&self, text: impl Display) -> String {
+        match &self.0 {
+            Some(step) => format!("{step}: {text}"),
+            None => text.to_string(),
+        }
+    }
+}
+
+fn raised_in(py: Python<'_>, step: &Step, error: Error) -> PyErr {
+    let text = step.tell(&error);
     let made = match error {
         Error::Io {
             path,
             offset_bytes,
             source,
-        } => os_error(py, &path, offset_bytes, source),
-        Error::Damaged(damage) => damaged(py, damage),
+        } => os_error(py, step, &path, offset_bytes, source),
+        Error::Damaged(damage) => damaged(py, step, damage),
         Error::InUse { path, reason } => {
             instance(py, "DeviceInUseError", (path.as_os_str(), reason))
         }
@@ -35,28 +53,25 @@ pub(super) fn exception(py: Python<'_>, error: Error) -> PyErr {
             instance(py, "NoMetadataSnapshotError", (path.as_os_str(), reason))
         }
         Error::NoSuchDevice(id) => instance(py, "NoSuchDeviceError", (id,)),
-        Error::Usage(text) => instance(py, "UsageError", (text,)),
+        Error::Usage(_) => instance(py, "UsageError", (text,)),
         Error::WouldBlock => instance(py, "WouldBlockError", (text,)),
-        Error::NoSpace { space, reason } => instance(py, "NoSpaceError", (space, reason)),
+        Error::NoSpace { space, reason } => {
+            instance(py, "NoSpaceError", (space, step.tell(reason)))
+        }
         Error::ReadOnly(_) => instance(py, "ReadOnlyError", (text,)),
         Error::AlreadyFormatted { path, reason } => {
             instance(py, "AlreadyFormattedError", (path.as_os_str(), reason))
         }
-        Error::NoSuchTree(name) => Ok(PyKeyError::new_err(name)),
+        Error::NoSuchTree(name) => instance(py, "NoSuchTreeError", (name,)),
         Error::Aborted(_) => instance(py, "AbortedError", (text,)),
         Error::Poisoned(_) => instance(py, "PoisonedError", (text,)),
-        Error::Step { step, source } => in_step(py, step, *source),
+        Error::Step { step: name, source } => {
+            return raised_in(py, &Step(Some(step.tell(name))), *source);
+        }
         // Whoever interrupts has an exception of its own, which is raised instead.
         Error::Interrupted => Ok(PyKeyboardInterrupt::new_err(text)),
     };
     made.unwrap_or_else(|failure| failure)
-}
-
-/// What went wrong, with a note of the step that it went wrong in.
-fn in_step(py: Python<'_>, step: &str, source: Error) -> PyResult<PyErr> {
-    let raised = exception(py, source);
-    raised.value(py).call_method1("add_note", (step,))?;
-    Ok(raised)
 }
 
 /// An exception of `thinmeta.errors`.
@@ -65,7 +80,7 @@ fn instance<'py>(py: Python<'py>, class: &str, arguments: impl PyCallArgs<'py>) 
     Ok(PyErr::from_value(class.call1(arguments)?))
 }
 
-fn damaged(py: Python<'_>, damage: Damage) -> PyResult<PyErr> {
+fn damaged(py: Python<'_>, step: &Step, damage: Damage) -> PyResult<PyErr> {
     let value = |value: Value| match value {
         Value::Number(number) => Ok(number.into_pyobject(py)?.into_any()),
         Value::Text(text) => PyResult::Ok(text.into_pyobject(py)?.into_any()),
@@ -80,7 +95,7 @@ fn damaged(py: Python<'_>, damage: Damage) -> PyResult<PyErr> {
     instance(
         py,
         "DamagedBlockError",
-        (block.0, validator, check, found, expected),
+        (block.0, validator, check, found, expected, &step.0),
     )
 }
 
@@ -88,6 +103,7 @@ fn damaged(py: Python<'_>, damage: Damage) -> PyResult<PyErr> {
 /// Python object raised while it served as a device passes through as it is.
 fn os_error(
     py: Python<'_>,
+    step: &Step,
     path: &Path,
     offset_bytes: Option<u64>,
     source: io::Error,
@@ -112,10 +128,10 @@ fn os_error(
             (code, source.to_string())
         }
     };
-    let text = match offset_bytes {
+    let text = step.tell(match offset_bytes {
         Some(offset) => format!("{text}, at byte {offset}"),
         None => text,
-    };
+    });
     let class = py.get_type::<PyOSError>();
     Ok(PyErr::from_value(class.call1((
         code,

@@ -15,6 +15,10 @@ EXAMPLES: list[tuple[thinmeta.ThinmetaError, dict[str, Any]]] = [
         errors.DamagedBlockError(7, "btree node", "checksum", 1, 2),
         {"block": 7, "validator": "btree node", "check": "checksum", "found": 1, "expected": 2},
     ),
+    (
+        errors.DamagedBlockError(7, "btree node", "depth", "deep", "16", "space map open"),
+        {"block": 7, "found": "deep", "step": "space map open"},
+    ),
     (errors.NoSpaceError("metadata"), {"space": "metadata"}),
     (
         errors.NoSpaceError("data", "all 8 blocks are in use"),
@@ -27,6 +31,7 @@ EXAMPLES: list[tuple[thinmeta.ThinmetaError, dict[str, Any]]] = [
         {"path": "/dev/x", "filename": "/dev/x", "reason": "a live pool", "errno": errno.EBUSY},
     ),
     (errors.NoSuchDeviceError(12), {"device_id": 12}),
+    (errors.NoSuchTreeError("inodes"), {"name": "inodes"}),
     (errors.DeviceExistsError(13), {"device_id": 13}),
     (errors.NotFormattedError("/dev/x"), {"path": "/dev/x"}),
     (errors.AlreadyFormattedError("/dev/x"), {"path": "/dev/x"}),
@@ -63,7 +68,7 @@ def test_every_error_reads_as_one_line_that_names_its_facts(
     message = str(error)
     assert message
     assert "\n" not in message
-    for name in ("block", "space", "path", "reason", "device_id"):
+    for name in ("block", "space", "path", "reason", "device_id", "name", "step"):
         if name in facts:
             assert str(facts[name]) in message
 
@@ -80,6 +85,7 @@ def test_every_public_error_has_an_example_here() -> None:
         (thinmeta.ReadOnlyError, PermissionError),
         (thinmeta.DeviceInUseError, OSError),
         (thinmeta.NoSuchDeviceError, KeyError),
+        (thinmeta.NoSuchTreeError, KeyError),
         (thinmeta.UsageError, ValueError),
     ],
 )
