@@ -180,7 +180,7 @@ impl WritableBytes {
 pub(super) fn copy_of_numbers(object: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let export = PyUntypedBuffer::get(object)?;
     let numbers = export.item_size() == size_of::<u64>();
-    if !numbers || !u64::is_compatible_format(export.format()) {
+    if !numbers || !u64::is_compatible_format(export.format()) || !has_native_order(&export) {
         let text = "the buffer does not hold unsigned 64-bit numbers";
         return Err(PyBufferError::new_err(text));
     }
@@ -188,6 +188,15 @@ pub(super) fn copy_of_numbers(object: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
         return Ok(object.py().detach(|| copy_of_items(&export)));
     }
     export.as_typed::<u64>()?.to_vec(object.py())
+}
+
+/// Whether items have this machine's order of bytes, which a format may contradict.
+fn has_native_order(export: &PyUntypedBuffer) -> bool {
+    match export.format().to_bytes().first() {
+        Some(b'>' | b'!') => cfg!(target_endian = "big"),
+        Some(b'<') => cfg!(target_endian = "little"),
+        _ => true,
+    }
 }
 
 /// A copy of a buffer of 64-bit integers; signed ones have to fit, which the second
@@ -198,7 +207,8 @@ pub(super) fn copy_of_integers(
     let export = PyUntypedBuffer::get(object)?;
     let words = export.item_size() == size_of::<u64>() && export.dimensions() == 1;
     let unsigned = u64::is_compatible_format(export.format());
-    if !words || !unsigned && !i64::is_compatible_format(export.format()) {
+    let integers = unsigned || i64::is_compatible_format(export.format());
+    if !words || !integers || !has_native_order(&export) {
         return Ok(None);
     }
     let items = if export.is_c_contiguous() {

@@ -83,10 +83,17 @@ class BTree(_core.BTree, MutableMapping[int, V]):
         @overload
         def get(self, key: int, default: D, /) -> V | D: ...
 
-        def get(self, key: int, default: Any = None, /) -> Any: ...
-        def first(self) -> tuple[int, V] | None: ...
-        def last(self) -> tuple[int, V] | None: ...
-        def at_least(self, key: int, /) -> tuple[int, V] | None: ...
+        def get(self, key: int, default: Any = None, /) -> Any:
+            """The value of a key, or ``default`` where there is none."""
+
+        def first(self) -> tuple[int, V] | None:
+            """The entry with the smallest key, None in an empty tree."""
+
+        def last(self) -> tuple[int, V] | None:
+            """The entry with the largest key, None in an empty tree."""
+
+        def at_least(self, key: int, /) -> tuple[int, V] | None:
+            """The entry with the smallest key that is not below ``key``, or None."""
 
     def items(self, start: int = 0, stop: int | None = None) -> RangeItems[V]:
         """The entries with ``start <= key < stop`` (None: to the end), as (key, value)."""

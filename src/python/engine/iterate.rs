@@ -1,4 +1,4 @@
-//! Iterating a tree, a leaf at a time.
+//! Iterating a tree, some leaves at a time.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +9,6 @@ use pyo3::types::PyTuple;
 use super::input::value_object;
 use super::source::Source;
 use super::tree::BTree;
-use crate::btree::Cursor;
 use crate::error::Result;
 use crate::python::call::detached;
 
@@ -32,15 +31,18 @@ pub(crate) struct TreeIterator {
     progress: Mutex<Progress>,
 }
 
-/// The range, then the way through it, and the leaf that is being given out.
+/// Entries that are fetched at once, or a whole leaf if that has more.
+const ROWS_AT_ONCE: usize = 512;
+
+/// What is being given out, and the range behind it. Between two fetches nothing
+/// of the tree is held, so that closing lets go of the device at once.
 struct Progress {
-    begin: u64,
+    /// Where the next fetch begins; `None` at the end.
+    begin: Option<u64>,
     end: Option<u64>,
-    cursor: Option<Cursor>,
     keys: Vec<u64>,
     values: Vec<u8>,
     next: usize,
-    at_end: bool,
 }
 
 /// What the next call gives.
@@ -58,13 +60,11 @@ impl TreeIterator {
             what,
             changes,
             progress: Mutex::new(Progress {
-                begin: range.0,
+                begin: Some(range.0),
                 end: range.1,
-                cursor: None,
                 keys: Vec::new(),
                 values: Vec::new(),
                 next: 0,
-                at_end: false,
             }),
         }
     }
@@ -84,9 +84,9 @@ impl TreeIterator {
         };
         let index = progress.next;
         let Some(key) = progress.keys.get(index).copied() else {
-            return Ok(match progress.at_end {
-                true => Next::End,
-                false => Next::Fetch,
+            return Ok(match progress.begin {
+                None => Next::End,
+                Some(_) => Next::Fetch,
             });
         };
         progress.next += 1;
@@ -104,11 +104,14 @@ impl TreeIterator {
         }))
     }
 
-    /// Fetches the next leaf, unless another thread did meanwhile. Detached.
+    /// Fetches what comes next, unless another thread did meanwhile. Detached.
     fn fetch(&self, source: &Source) -> Result<()> {
         let progress = self.progress.lock();
         let mut progress = progress.unwrap_or_else(PoisonError::into_inner);
-        if progress.at_end || progress.next < progress.keys.len() {
+        let Some(begin) = progress.begin else {
+            return Ok(());
+        };
+        if progress.next < progress.keys.len() {
             return Ok(());
         }
         source.read_detached(|roots| {
@@ -117,26 +120,26 @@ impl TreeIterator {
                 return Ok(());
             }
             let Progress {
-                begin,
+                begin: next_begin,
                 end,
-                cursor,
                 keys,
                 values,
                 next,
-                at_end,
             } = &mut *progress;
-            let cursor = cursor.get_or_insert_with(|| roots.cursor(*begin, *end));
+            let mut cursor = roots.cursor(begin, *end);
             keys.clear();
             values.clear();
             *next = 0;
-            match cursor.next_leaf()? {
-                Some(leaf) => {
-                    let (found, packed) = leaf.packed_entries(roots.value_bytes)?;
-                    keys.extend(found.iter().map(|key| key.get()));
-                    values.extend_from_slice(packed);
-                }
-                None => *at_end = true,
+            while keys.len() < ROWS_AT_ONCE {
+                let Some(leaf) = cursor.next_leaf()? else {
+                    *next_begin = None;
+                    return Ok(());
+                };
+                let (found, packed) = leaf.packed_entries(roots.value_bytes)?;
+                keys.extend(found.iter().map(|key| key.get()));
+                values.extend_from_slice(packed);
             }
+            *next_begin = keys.last().and_then(|last| last.checked_add(1));
             Ok(())
         })
     }

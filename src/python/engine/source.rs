@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::state::{Tally, TransactionState, ViewState};
+use super::state::{Done, Tally, TransactionState, ViewState};
 use crate::block::BlockManager;
 use crate::btree::{self, Cursor, RawEntry, Wait};
 use crate::error::{Error, Result};
@@ -142,12 +142,12 @@ impl Source {
         }
     }
 
-    /// Changes the tree, detached. `done` tells how many entries were added and removed.
+    /// Changes the tree, detached. `done` tells what has changed.
     pub fn change<T: Send>(
         &self,
         py: Python<'_>,
         change: impl FnOnce(&StoreTransaction, TreeNr) -> Result<T> + Send,
-        done: impl FnOnce(&T) -> (u64, u64) + Send,
+        done: impl FnOnce(&T) -> Done + Send,
     ) -> PyResult<T> {
         detached(py, || match self {
             Self::View { .. } => Err(Error::ReadOnly(
@@ -159,11 +159,14 @@ impl Source {
                 tally,
                 ..
             } => transaction.change(|txn| {
-                tally.change();
-                let answer = change(txn, *tree)?;
-                let (added, removed) = done(&answer);
-                tally.grown(added, removed);
-                Ok(answer)
+                let answer = change(txn, *tree);
+                match &answer {
+                    Ok(answer) => tally.change(done(answer)),
+                    // These come before anything is changed.
+                    Err(Error::Usage(_) | Error::Aborted(_) | Error::NoSuchTree(_)) => {}
+                    Err(_) => tally.change(Done::SOMETHING),
+                }
+                answer
             }),
         })
     }

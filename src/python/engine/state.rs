@@ -194,6 +194,36 @@ pub(super) enum Ending {
     Abort,
 }
 
+/// What a change has done.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Done {
+    pub added: u64,
+    pub removed: u64,
+    /// Values were set, of new keys or of others.
+    pub set: bool,
+}
+
+impl Done {
+    /// It is not known what, but something.
+    pub const SOMETHING: Self = Self::set(0);
+
+    pub const fn set(added: u64) -> Self {
+        Self {
+            added,
+            removed: 0,
+            set: true,
+        }
+    }
+
+    pub const fn removed(removed: u64) -> Self {
+        Self {
+            added: 0,
+            removed,
+            set: false,
+        }
+    }
+}
+
 /// What is remembered of a tree while it may change.
 pub(super) struct Tally {
     /// Counts changes, so that who iterates notices one.
@@ -218,9 +248,15 @@ impl Tally {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// Called with the gate closed, before a change is tried.
-    pub fn change(&self) {
+    /// Called with the gate closed, after a change.
+    pub fn change(&self, done: Done) {
+        if done == Done::default() {
+            return;
+        }
         self.changes.fetch_add(1, Ordering::Release);
+        if let Some(len) = self.len() {
+            self.counted(len.wrapping_add(done.added).wrapping_sub(done.removed));
+        }
     }
 
     pub fn len(&self) -> Option<u64> {
@@ -230,13 +266,6 @@ impl Tally {
 
     pub fn counted(&self, len: u64) {
         self.len.store(len, Ordering::Relaxed);
-    }
-
-    /// Called with the gate closed, after a change.
-    pub fn grown(&self, added: u64, removed: u64) {
-        if let Some(len) = self.len() {
-            self.counted(len.wrapping_add(added).wrapping_sub(removed));
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::input::misuse;
 use super::source::Source;
-use super::state::{Ending, StoreState, TransactionState, ViewState};
+use super::state::{Done, Ending, StoreState, TransactionState, ViewState};
 use crate::block::DEFAULT_CACHE_BYTES;
 use crate::error::Error;
 use crate::python::call::{detached, watched};
@@ -206,7 +206,7 @@ impl StoreTransaction {
             self.state.change(|txn| {
                 // Who iterates over it is told so.
                 let tree = txn.tree(name)?;
-                self.state.tally(tree).change();
+                self.state.tally(tree).change(Done::SOMETHING);
                 txn.delete(name)
             })
         })

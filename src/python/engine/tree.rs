@@ -7,6 +7,7 @@ use super::entries::Entries;
 use super::input::{Key, MaybeKey, Stop, WORD, misuse, packed_values, value, value_object, words};
 use super::iterate::{TreeIterator, Yield};
 use super::source::{Source, Wanted, count, scan, single};
+use super::state::Done;
 use super::store::{StoreTransaction, StoreView};
 use crate::btree;
 
@@ -130,7 +131,7 @@ impl BTree {
         let insert = self.source.change(
             py,
             |txn, tree| txn.insert(tree, key.0, bytes),
-            |added| (u64::from(*added), 0),
+            |added| Done::set(u64::from(*added)),
         );
         insert.map(drop)
     }
@@ -139,7 +140,7 @@ impl BTree {
         let removed = self.source.change(
             py,
             |txn, tree| txn.remove(tree, key.0),
-            |removed| (0, u64::from(*removed)),
+            |removed| Done::removed(u64::from(*removed)),
         )?;
         if removed {
             return Ok(());
@@ -219,10 +220,14 @@ impl BTree {
     ) -> PyResult<u64> {
         let keys = words(keys, "keys")?;
         let values = packed_values(values, keys.len(), self.source.value_bytes())?;
+        let any = !keys.is_empty();
         self.source.change(
             py,
             move |txn, tree| txn.insert_many(tree, &keys, values.as_bytes()),
-            |added| (*added, 0),
+            |added| match any {
+                true => Done::set(*added),
+                false => Done::default(),
+            },
         )
     }
 
@@ -268,7 +273,7 @@ impl BTree {
                 }
                 Ok(removed)
             },
-            |removed| (0, *removed),
+            |removed| Done::removed(*removed),
         )
     }
 
