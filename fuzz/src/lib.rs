@@ -1,6 +1,8 @@
 //! What the fuzz targets have in common with the tests in `tests/core`: images,
 //! the slow model of a pool, and the laws that every image has to keep.
 
+#[path = "../../tests/core/fuzzed/mod.rs"]
+pub mod fuzzed;
 #[path = "../../tests/core/hostile/mod.rs"]
 pub mod hostile;
 #[path = "../../tests/core/model/mod.rs"]

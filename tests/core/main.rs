@@ -9,6 +9,7 @@ mod damage;
 mod device;
 mod faults;
 mod format;
+mod fuzzed;
 mod hostile;
 mod layers;
 mod model;

@@ -1,0 +1,8 @@
+//! Changes B-trees whose nodes are spoiled as the fuzzer's bytes say. The laws are in tests/core/fuzzed.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    thinmeta_fuzz::fuzzed::run("tree_changes", bytes);
+});
