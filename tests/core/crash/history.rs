@@ -37,12 +37,12 @@ pub struct Milestone {
 }
 
 /// A history that was run.
-pub struct Recorded {
+pub struct Recorded<S> {
     pub name: String,
     pub log: WriteLog,
     /// `states[i]` and `states[i + 1]` lie before and after `milestones[i]`.
     pub milestones: Vec<Milestone>,
-    pub states: Vec<State>,
+    pub states: Vec<S>,
 }
 
 struct Run {
@@ -106,7 +106,7 @@ impl History {
     }
 
     /// Runs it, and holds the store against the plain maps after each commit.
-    pub fn run(&self) -> Verdict<Recorded> {
+    pub fn run(&self) -> Verdict<Recorded<State>> {
         let device = Arc::new(RecordingDevice::new(vec![self.before; self.blocks * BLOCK]));
         let (mut milestones, mut states) = (Vec::new(), vec![State::Nothing]);
         let store = make(&device, &mut milestones, &mut states);

@@ -17,7 +17,7 @@ const ALL_SUBSETS_OF: usize = 7;
 /// Subsets drawn where there are more.
 const DRAWN_SUBSETS: usize = 48;
 /// One image in so many is worked with after it was judged.
-const WORK_WITH_ONE_IN: u64 = 16;
+pub const WORK_WITH_ONE_IN: u64 = 16;
 
 /// Whether an operation writes the superblock.
 fn is_superblock(operation: &Operation) -> bool {
@@ -30,7 +30,7 @@ fn is_superblock(operation: &Operation) -> bool {
     )
 }
 
-impl Recorded {
+impl<S> Recorded<S> {
     /// All crashes: every prefix, block by block; each with its last block torn
     /// at every sector; and of what is on its way when a flush or a caller
     /// waits, all subsets, or some.
@@ -88,7 +88,7 @@ impl Recorded {
 
     /// What has to be there after a crash: the old state until the first sector of
     /// the superblock has arrived, the new one from then on.
-    pub fn expected(&self, crash: &Crash) -> &State {
+    pub fn expected(&self, crash: &Crash) -> &S {
         let at = crash.operations;
         let settled = self.milestones.iter().filter(|one| one.end <= at).count();
         let old = &self.states[settled];
@@ -123,8 +123,13 @@ struct Base {
     image: Vec<u8>,
 }
 
-/// Judges the image of every crash; how many there were.
-pub fn judge_all(recorded: &Recorded, crashes: &mut [Crash], seed: u64) -> Verdict<usize> {
+/// Judges the image of every crash by `judge`; how many there were.
+pub fn judge_all<S: Sync>(
+    recorded: &Recorded<S>,
+    crashes: &mut [Crash],
+    seed: u64,
+    judge: impl Fn(&Arc<dyn Device>, &S, &mut Chance<'_>) -> Verdict + Sync,
+) -> Verdict<usize> {
     crashes.sort_by_key(|crash| crash.operations);
     let crashes = &*crashes;
     let next = AtomicUsize::new(0);
@@ -136,7 +141,9 @@ pub fn judge_all(recorded: &Recorded, crashes: &mut [Crash], seed: u64) -> Verdi
             let Some(crash) = crashes.get(number) else {
                 return;
             };
-            let verdict = judge_one(recorded, crash, &mut base, seed ^ number as u64);
+            let mut chance = Chance::of_case(seed, "after", number as u64);
+            let device = base.image_of(recorded, crash);
+            let verdict = judge(&device, recorded.expected(crash), &mut chance);
             if let Err(problem) = verdict {
                 // The first one, however many threads look.
                 next.store(crashes.len(), Ordering::Relaxed);
@@ -184,21 +191,25 @@ fn describe(operation: &Operation) -> String {
     }
 }
 
-fn judge_one(recorded: &Recorded, crash: &Crash, base: &mut Base, seed: u64) -> Verdict {
-    let durable = recorded.log.durable(crash.operations);
-    if base.durable != Some(durable) {
-        base.image = recorded.log.prefix(durable);
-        base.durable = Some(durable);
+impl Base {
+    fn image_of<S>(&mut self, recorded: &Recorded<S>, crash: &Crash) -> Arc<dyn Device> {
+        let durable = recorded.log.durable(crash.operations);
+        if self.durable != Some(durable) {
+            self.image = recorded.log.prefix(durable);
+            self.durable = Some(durable);
+        }
+        let mut image = self.image.clone();
+        recorded.log.apply(&mut image, crash);
+        Arc::new(MemoryDevice::writable(image))
     }
-    let mut image = base.image.clone();
-    recorded.log.apply(&mut image, crash);
-    let device: Arc<dyn Device> = Arc::new(MemoryDevice::writable(image));
-    let state = recorded.expected(crash);
-    judge(&device, state)?;
-    let mut chance = Chance::of_case(seed, "after", 0);
+}
+
+/// Judges a store, and sometimes works with it.
+pub fn judge_store(device: &Arc<dyn Device>, state: &State, chance: &mut Chance<'_>) -> Verdict {
+    judge(device, state)?;
     match state {
         State::Store(content) if chance.one_in(WORK_WITH_ONE_IN) => {
-            work_with(&device, content, &mut chance)
+            work_with(device, content, chance)
                 .map_err(|problem| format!("in a transaction after it: {problem}"))
         }
         _ => Ok(()),

@@ -93,7 +93,7 @@ pub fn read_back(view: &StoreView, content: &Content) -> Verdict {
 }
 
 /// One image, read past the library's own caches and sums.
-struct Walk<'d> {
+pub struct Walk<'d> {
     reader: Reader<'d>,
     task: Task<'d>,
     counts: Counts,
@@ -156,6 +156,24 @@ type Block = thinmeta::block::BlockData;
 /// Walks all that a store's superblock reaches and holds every count and every
 /// sum of the space map against it; the store's generation.
 pub fn walk(device: &dyn Device) -> Verdict<u64> {
+    walk_with(device, |walk, superblock| {
+        let root = superblock.catalogue_root.get();
+        let catalogue = walk.tree(root, size_of::<TreeEntry>())?;
+        walk.depth(root)?;
+        for (_, entry) in walk.values::<TreeEntry>(&catalogue)? {
+            let bytes = usize::try_from(entry.value_bytes.get()).unwrap();
+            walk.tree(entry.root.get(), bytes)?;
+            walk.depth(entry.root.get())?;
+        }
+        Ok(())
+    })
+}
+
+/// As [`walk`], of a superblock under which something else is kept: `also` counts that.
+pub fn walk_with(
+    device: &dyn Device,
+    also: impl FnOnce(&mut Walk<'_>, &StoreSuperblock) -> Verdict,
+) -> Verdict<u64> {
     let mut walk = Walk {
         reader: Reader::new(device, true),
         task: Task::new(None, Some(1)),
@@ -185,68 +203,87 @@ pub fn walk(device: &dyn Device) -> Verdict<u64> {
     }
     let left_over = unused.iter().any(|entry| entry.blocknr.get() != 0);
     equal("index entries past the end", left_over, false)?;
-
-    let overflow = walk.tree(space.ref_count_root.get(), size_of::<U32>())?;
-    let catalogue = walk.tree(superblock.catalogue_root.get(), size_of::<TreeEntry>())?;
-    walk.depth(superblock.catalogue_root.get())?;
-    for (_, entry) in walk.values::<TreeEntry>(&catalogue)? {
-        let bytes = usize::try_from(entry.value_bytes.get()).unwrap();
-        walk.tree(entry.root.get(), bytes)?;
-        walk.depth(entry.root.get())?;
-    }
-    let overflow = walk.values::<U32>(&overflow)?;
-    let overflow: BTreeMap<u64, u32> = overflow
-        .into_iter()
-        .map(|(block, count)| (block, count.get()))
-        .collect();
-    compare(&walk, &space, used, &overflow)?;
+    let overflow = walk.overflow(&space)?;
+    also(&mut walk, &superblock)?;
+    let counts: Vec<u32> = (0..size).map(|block| walk.counts.get(block)).collect();
+    walk.compare(&space, used, &overflow, &counts)?;
     Ok(superblock.generation.get())
 }
 
-/// Holds what the map says against what was counted.
-fn compare(
-    walk: &Walk<'_>,
-    space: &SpaceMapRoot,
-    entries: &[IndexEntry],
-    overflow: &BTreeMap<u64, u32>,
-) -> Verdict {
-    let size = space.nr_blocks.get();
-    let counts = (0..size).map(|block| (block, walk.counts.get(block)));
-    let many: BTreeMap<u64, u32> = counts.filter(|(_, count)| *count > 2).collect();
-    equal("overflow counts", overflow, &many)?;
-    let mut allocated = 0;
-    for (number, entry) in (0_u64..).zip(entries) {
-        let block = walk.block(entry.blocknr.get(), BITMAP_NAME, &BITMAP_VALIDATOR)?;
-        let bitmap: &Bitmap = block.view();
-        let mut used = 0;
-        let mut first_free = PER_BITMAP;
-        for offset in 0..PER_BITMAP {
-            let block = number * PER_BITMAP + offset;
-            let wanted = if block < size {
-                walk.counts.get(block)
-            } else {
-                0
-            };
-            let found = bitmap.entry(usize::try_from(offset).unwrap());
-            if found != wanted.min(3) {
-                return equal(&format!("count of block {block}"), found, wanted.min(3));
-            }
-            used += u64::from(found > 0);
-            if found == 0 {
-                first_free = first_free.min(offset);
-            }
-        }
-        allocated += used;
-        let free = u64::from(entry.nr_free.get());
-        equal("nr_free of a bitmap", free, PER_BITMAP - used)?;
-        let hint = u64::from(entry.none_free_before.get());
-        if hint > first_free {
-            return Err(format!(
-                "none_free_before {hint} is past free block {first_free}"
-            ));
-        }
+impl Walk<'_> {
+    /// One more reference, which nothing on the device makes.
+    pub fn held(&mut self, block: u64) {
+        self.counts.add(block);
     }
-    equal("nr_allocated", space.nr_allocated.get(), allocated)
+
+    fn overflow(&mut self, space: &SpaceMapRoot) -> Verdict<BTreeMap<u64, u32>> {
+        let root = space.ref_count_root.get();
+        let leaves = self.tree(root, size_of::<U32>())?;
+        self.depth(root)?;
+        let counts = self.values::<U32>(&leaves)?.into_iter();
+        Ok(counts.map(|(block, count)| (block, count.get())).collect())
+    }
+
+    /// Walks a data map and holds it against plain counts.
+    pub fn data_map(&mut self, space: &SpaceMapRoot, counts: &[u32]) -> Verdict {
+        equal("data blocks", space.nr_blocks.get(), counts.len() as u64)?;
+        let root = space.bitmap_root.get();
+        let leaves = self.tree(root, size_of::<IndexEntry>())?;
+        let entries = self.values::<IndexEntry>(&leaves)?;
+        let numbers: Vec<u64> = entries.iter().map(|(number, _)| *number).collect();
+        let wanted: Vec<u64> = (0..space.nr_blocks.get().div_ceil(PER_BITMAP)).collect();
+        equal("index entries", numbers, wanted)?;
+        let entries: Vec<IndexEntry> = entries.into_iter().map(|(_, entry)| entry).collect();
+        for entry in &entries {
+            self.counts.add(entry.blocknr.get());
+        }
+        let overflow = self.overflow(space)?;
+        self.compare(space, &entries, &overflow, counts)
+    }
+
+    /// Holds what a map says against what was counted.
+    fn compare(
+        &self,
+        space: &SpaceMapRoot,
+        entries: &[IndexEntry],
+        overflow: &BTreeMap<u64, u32>,
+        counts: &[u32],
+    ) -> Verdict {
+        let numbered = (0_u64..).zip(counts.iter().copied());
+        let many: BTreeMap<u64, u32> = numbered.filter(|(_, count)| *count > 2).collect();
+        equal("overflow counts", overflow, &many)?;
+        let mut allocated = 0;
+        let mut parts = counts.chunks(PER_BITMAP as usize);
+        for (number, entry) in entries.iter().enumerate() {
+            let block = self.block(entry.blocknr.get(), BITMAP_NAME, &BITMAP_VALIDATOR)?;
+            let bitmap: &Bitmap = block.view();
+            let part = parts.next().unwrap_or_default();
+            let mut used = 0;
+            let mut first_free = PER_BITMAP;
+            let wanted = part.iter().copied().chain(std::iter::repeat(0));
+            for (offset, wanted) in (0..PER_BITMAP).zip(wanted) {
+                let found = bitmap.entry(usize::try_from(offset).unwrap());
+                if found != wanted.min(3) {
+                    let block = number as u64 * PER_BITMAP + offset;
+                    return equal(&format!("count of block {block}"), found, wanted.min(3));
+                }
+                used += u64::from(found > 0);
+                if found == 0 {
+                    first_free = first_free.min(offset);
+                }
+            }
+            allocated += used;
+            let free = u64::from(entry.nr_free.get());
+            equal("nr_free of a bitmap", free, PER_BITMAP - used)?;
+            let hint = u64::from(entry.none_free_before.get());
+            if hint > first_free {
+                return Err(format!(
+                    "none_free_before {hint} is past free block {first_free}"
+                ));
+            }
+        }
+        equal("nr_allocated", space.nr_allocated.get(), allocated)
+    }
 }
 
 /// Blocks of a sound image that a transaction can take.

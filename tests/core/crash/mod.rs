@@ -11,6 +11,7 @@
 //!
 //! [`RecordingDevice`]: thinmeta::device::RecordingDevice
 
+mod bare;
 pub mod history;
 mod images;
 pub mod judge;

@@ -1,7 +1,12 @@
 //! The claims.
 
-use super::history::{History, random, scripted};
-use super::images::judge_all;
+use std::sync::Arc;
+
+use thinmeta::device::Device;
+
+use super::bare;
+use super::history::{Recorded, random, scripted};
+use super::images::{judge_all, judge_store};
 use super::judge::Verdict;
 use crate::support::chance::Chance;
 
@@ -33,7 +38,9 @@ fn a_crash_at_any_point_leaves_the_old_state_or_the_new_one() {
         } else {
             wanted / 12
         };
-        let judged = judge_history(&history, share, seed);
+        let judged = history
+            .run()
+            .and_then(|recorded| judge_some(&recorded, share, seed, judge_store));
         images += judged.unwrap_or_else(|problem| {
             panic!("seed {seed}, after {images} sound images: {problem}");
         });
@@ -42,12 +49,38 @@ fn a_crash_at_any_point_leaves_the_old_state_or_the_new_one() {
     println!("{images} crash images of {histories} histories, all of them sound");
 }
 
-fn judge_history(history: &History, share: usize, seed: u64) -> Verdict<usize> {
-    let mut chance = Chance::of_case(seed, &history.name, 0);
-    let recorded = history.run()?;
+/// Draws so many of a history's crashes and judges them.
+fn judge_some<S: Sync>(
+    recorded: &Recorded<S>,
+    share: usize,
+    seed: u64,
+    judge: impl Fn(&Arc<dyn Device>, &S, &mut Chance<'_>) -> Verdict + Sync,
+) -> Verdict<usize> {
+    let mut chance = Chance::of_case(seed, &recorded.name, 0);
     let mut crashes = recorded.crashes(&mut chance);
     while crashes.len() > share {
         crashes.swap_remove(chance.index(crashes.len()));
     }
-    judge_all(&recorded, &mut crashes, seed)
+    judge_all(recorded, &mut crashes, seed, judge)
+}
+
+#[test]
+fn a_crash_leaves_both_space_maps_of_a_bare_transaction_manager_right() {
+    let wanted = number("THINMETA_CRASH_IMAGES", IMAGES) / 4;
+    let seed = number("THINMETA_CRASH_SEED", 1) as u64;
+    let (mut images, mut histories) = (0, 0);
+    while images < wanted || histories < 3 {
+        let recorded = if histories == 0 {
+            bare::one_at_a_time()
+        } else {
+            bare::random(seed << 32 | histories)
+        };
+        let judged = recorded
+            .and_then(|recorded| judge_some(&recorded, wanted.div_ceil(4), seed, bare::judge));
+        images += judged.unwrap_or_else(|problem| {
+            panic!("seed {seed}, after {images} sound images: {problem}");
+        });
+        histories += 1;
+    }
+    println!("{images} crash images of {histories} bare histories, all of them sound");
 }
