@@ -120,21 +120,22 @@ pub(super) fn find<T>(
     found: impl FnOnce(&Node<'_>, Option<usize>) -> Result<Option<T>>,
 ) -> Result<Option<T>> {
     match wait {
-        Wait::Yes => find_waiting(blocks, root, key, found),
+        // A pin, not a lock: a wrong tree may lead to a block that this thread has already.
+        Wait::Yes => find_by(|at| blocks.read(at, &NODE_VALIDATOR), root, key, found),
         Wait::No => find_cached(blocks, root, key, found),
     }
 }
 
-fn find_waiting<T>(
-    blocks: &Arc<BlockManager>,
+/// As [`find`], by whatever `read` makes of reading a node.
+pub(super) fn find_by<T>(
+    read: impl Fn(BlockNr) -> Result<Arc<BlockData>>,
     root: BlockNr,
     key: u64,
     found: impl FnOnce(&Node<'_>, Option<usize>) -> Result<Option<T>>,
 ) -> Result<Option<T>> {
     let (mut at, mut way) = (root, Way::default());
     for _ in 0..MAX_DEPTH {
-        // A pin, not a lock: a wrong tree may lead to a block that this thread has already.
-        let block = blocks.read(at, &NODE_VALIDATOR)?;
+        let block = read(at)?;
         let node = way.node(at, &block)?;
         if node.is_leaf() {
             return found(&node, exact(&node, key));

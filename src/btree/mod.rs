@@ -40,7 +40,7 @@ pub use gather::get_many;
 pub use insert::{Inserted, empty, insert};
 pub use lookup::{BTree, Wait};
 pub use node::{NODE_NAME, NODE_VALIDATOR, Node, NodeHeader, max_entries};
-pub use raw::{RawEntry, first, get, last, next, scan};
+pub use raw::{RawEntry, first, get, get_nonblocking, last, next, scan};
 pub use remove::{remove, remove_leaves};
 pub use remove_range::remove_range;
 pub use value::{BlockRefs, Plain, TreeType, Value, ValueType, block_numbers};

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::lookup::{find, find_last};
-use super::{Cursor, Wait};
+use super::lookup::{find, find_by, find_last};
+use super::{Cursor, NODE_VALIDATOR, Node, Wait};
 use crate::block::BlockManager;
 use crate::error::{Error, Result};
+use crate::transaction::NonBlockingClone;
 use crate::units::BlockNr;
 
 /// A key and the bytes of its value.
@@ -25,19 +26,57 @@ pub fn get(
     out: &mut [u8],
     wait: Wait,
 ) -> Result<bool> {
-    if out.len() != value_bytes {
-        let found = out.len();
-        let text = format!("a buffer of {found} bytes for a value of {value_bytes}");
-        return Err(Error::Usage(text));
-    }
+    check_room(out, value_bytes)?;
     let found = find(blocks, root, key, wait, |leaf, index| {
-        let values = leaf.packed_values(value_bytes)?;
-        Ok(index.map(|index| {
-            let value = &values[index * value_bytes..][..value_bytes];
-            out.copy_from_slice(value);
-        }))
+        copy_value(leaf, index, value_bytes, out)
     })?;
     Ok(found.is_some())
+}
+
+/// As [`get`], for those who must not wait: what is not cached is remembered by
+/// `clone`, node by node, until it is brought in.
+///
+/// # Errors
+/// [`Error::WouldBlock`], otherwise as [`get`].
+pub fn get_nonblocking(
+    clone: &NonBlockingClone,
+    root: BlockNr,
+    value_bytes: usize,
+    key: u64,
+    out: &mut [u8],
+) -> Result<bool> {
+    check_room(out, value_bytes)?;
+    let read = |at| Ok(clone.read_lock(at, &NODE_VALIDATOR)?.pin());
+    let found = find_by(read, root, key, |leaf, index| {
+        copy_value(leaf, index, value_bytes, out)
+    })?;
+    Ok(found.is_some())
+}
+
+fn check_room(out: &[u8], value_bytes: usize) -> Result<()> {
+    if out.len() == value_bytes {
+        return Ok(());
+    }
+    let found = out.len();
+    let text = format!("a buffer of {found} bytes for a value of {value_bytes}");
+    Err(Error::Usage(text))
+}
+
+fn copy_value(
+    leaf: &Node<'_>,
+    index: Option<usize>,
+    value_bytes: usize,
+    out: &mut [u8],
+) -> Result<Option<()>> {
+    let values = leaf.packed_values(value_bytes)?;
+    Ok(index.map(|index| {
+        let value = &values[index * value_bytes..][..value_bytes];
+        // The usual size is worth a copy without a call.
+        match (out.as_chunks_mut::<8>(), value.as_chunks::<8>()) {
+            (([out], []), ([value], [])) => *out = *value,
+            _ => out.copy_from_slice(value),
+        }
+    }))
 }
 
 /// The entry with the smallest key not below `key`.

@@ -1,5 +1,6 @@
 //! Space maps on disk: the format's own bytes, and every edge of space.
 
+mod clone;
 mod counts;
 mod edges;
 mod golden;
