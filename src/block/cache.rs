@@ -16,13 +16,15 @@ const NOWHERE: BlockNr = BlockNr(u64::MAX);
 /// The place of a slot in the list of dirty ones, when it is not in it.
 const CLEAN: u32 = u32::MAX;
 
-/// One cached block.
+/// One cached block. What a look-up asks for comes first, on one cache line.
+#[repr(C, align(64))]
 pub(super) struct Slot {
-    pub at: BlockNr,
     /// The bytes; away while they are read, and while a writer has them.
     pub data: Option<Arc<BlockData>>,
     /// What accepted them, once something did.
     pub checks: Option<Checks>,
+    pub at: BlockNr,
+    used_lately: bool,
     pub lock: LockState,
     /// Counts the lives of this slot, so that a guard knows whether the slot is still its own.
     pub life: u64,
@@ -32,7 +34,6 @@ pub(super) struct Slot {
     dirty: u32,
     /// Whether the slot stands in the queue of those that may go.
     offered: bool,
-    used_lately: bool,
 }
 
 impl Slot {
@@ -228,7 +229,10 @@ impl Cache {
     /// them and nobody else has them. False: nothing was done.
     pub fn relabel(&mut self, number: usize, to: BlockNr, checks: &Checks) -> bool {
         let slot = &mut self.slots[number];
-        let accepted = slot.checks.as_ref().is_some_and(|known| known.same_as(checks));
+        let accepted = slot
+            .checks
+            .as_ref()
+            .is_some_and(|known| known.same_as(checks));
         let alone = |data: &Arc<BlockData>| Arc::strong_count(data) == 1;
         if !slot.may_go() || !accepted || !slot.data.as_ref().is_some_and(alone) {
             return false;
