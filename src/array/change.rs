@@ -179,7 +179,9 @@ fn change(
     while first < range.end {
         let (key, begin) = (first / capacity, small(first % capacity));
         let end = small((range.end - key * capacity).min(capacity));
-        let opened = open_block(txn, array, root, key, end)?;
+        // All that the owner says are in it, not only those to be changed.
+        let wanted = small((len - key * capacity).min(capacity));
+        let opened = open_block(txn, array, root, key, wanted)?;
         let mut block = opened.0;
         root = opened.1;
         work(txn, array, &mut block, begin..end)?;
@@ -286,7 +288,9 @@ fn shrink(
     }
     let tail = small(new % capacity);
     if tail > 0 {
-        let (mut block, now) = open_block(txn, array, root, new / capacity, tail)?;
+        let key = new / capacity;
+        let wanted = small((old - key * capacity).min(capacity));
+        let (mut block, now) = open_block(txn, array, root, key, wanted)?;
         root = now;
         if block.len() > tail {
             array.values.dec(txn, block.values(tail..block.len()))?;

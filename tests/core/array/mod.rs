@@ -2,6 +2,7 @@
 
 mod bits;
 mod cursors;
+mod hostile;
 mod kernel;
 mod layout;
 mod model;

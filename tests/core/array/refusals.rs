@@ -7,7 +7,7 @@ use thinmeta::btree::{self, Plain, TreeType, Wait};
 use thinmeta::transaction::Transaction;
 use thinmeta::{BlockNr, Error, Result};
 
-use super::world::World;
+use super::world::{Walk, World};
 
 fn words(plain: &mut Plain) -> ArrayType<'_> {
     sized(plain, 8)
@@ -142,22 +142,24 @@ fn what_does_not_fit_is_refused_before_anything_is_made() {
         Bitset::generate(txn, MAX_BITS, &mut |_| panic!("nobody asks"))
     }));
     // And until the last block there is no trouble.
-    let mut len = 100;
-    let mut root = root;
+    let (mut root, mut len) = (root, 100);
     loop {
         let step =
-            |txn: &mut Transaction| array::resize(txn, &mut array, root, len, len + 509, &[0; 8]);
-        match world.manager.change(step) {
+            |txn: &mut Transaction| array::resize(txn, &mut array, root, len, len + 509, &[9; 8]);
+        let grown = world.manager.change(step);
+        let committed = grown.and_then(|new| world.try_commit().map(|()| new));
+        match committed {
             Ok(new) => (root, len) = (new, len + 509),
             Err(error) => break no_space(error),
         }
     }
-    assert!(len > 20 * 509, "{len}");
+    assert!(len > 15 * 509, "{len}");
     if world.manager.aborted().is_some() {
         world.manager.abort().unwrap();
     }
-    let committed = Array::new(world.blocks(), root, 8, len);
-    drop(committed);
+    let mut walk = Walk::new(&world, 8, false);
+    assert!(walk.array(root) == vec![9; len as usize * 8]);
+    walk.check_counts(&world);
 }
 
 #[test]

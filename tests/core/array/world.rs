@@ -71,7 +71,12 @@ impl World {
     }
 
     pub fn commit(&self) {
-        self.manager.pre_commit().unwrap();
+        self.try_commit().unwrap();
+    }
+
+    /// Fails where the space map itself finds no room.
+    pub fn try_commit(&self) -> thinmeta::Result<()> {
+        self.manager.pre_commit()?;
         let root = self.manager.space_root();
         let blocks = self.blocks();
         let mut guard = blocks
@@ -80,7 +85,7 @@ impl World {
         let mut superblock = StoreSuperblock::new(SUPERBLOCK);
         superblock.set_space_root(&root);
         *guard.view_mut() = superblock;
-        self.manager.commit(guard).unwrap();
+        self.manager.commit(guard)
     }
 
     /// The same device, read by somebody who shares nothing with this one.

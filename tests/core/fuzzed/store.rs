@@ -20,8 +20,8 @@ pub fn run(bytes: &[u8]) -> Outcome {
     if chance.one_in(4) {
         // A torn write, or anything else, that no checksum covers.
         let begin = chance.index(8) * 512;
-        for place in begin..begin + 512 {
-            image[place] = chance.below(256) as u8;
+        for byte in &mut image[begin..begin + 512] {
+            *byte = chance.below(256) as u8;
         }
     }
     if chance.one_in(8) {
