@@ -219,12 +219,14 @@ pub(super) fn copy_of_integers(
         let items = export.as_typed::<i64>()?.to_vec(object.py())?;
         items.into_iter().map(i64::cast_unsigned).collect()
     };
-    let signed = items.iter().map(|item| item.cast_signed());
-    let negative = if unsigned {
-        None
-    } else {
-        signed.into_iter().find(|item| *item < 0)
-    };
+    let negative = object.py().detach(|| {
+        let mut signed = items.iter().map(|item| item.cast_signed());
+        if unsigned {
+            None
+        } else {
+            signed.find(|item| *item < 0)
+        }
+    });
     Ok(Some((items, negative)))
 }
 

@@ -25,8 +25,9 @@ Names are imported when they are first used.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from thinmeta.engine.block import BlockManager, CrcValidator, ReadLock, Validator, WriteLock
+    from thinmeta.engine.session import StoreTransaction, StoreView
     from thinmeta.engine.space import CheckingSpaceMap, SpaceMap
-    from thinmeta.engine.store import Store, StoreTransaction, StoreView
+    from thinmeta.engine.store import Store
     from thinmeta.engine.transaction import TransactionManager, TransactionScope
     from thinmeta.engine.tree import BTree, Entries
 
@@ -51,7 +52,8 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
     _HOMES = {
         "block": "BlockManager CrcValidator ReadLock Validator WriteLock",
         "space": "CheckingSpaceMap SpaceMap",
-        "store": "Store StoreTransaction StoreView",
+        "session": "StoreTransaction StoreView",
+        "store": "Store",
         "transaction": "TransactionManager TransactionScope",
         "tree": "BTree Entries",
     }

@@ -220,8 +220,7 @@ class RangeItems(_Range, ItemsView[int, V]):
 class Entries:
     """Entries as columns, held in memory: a scan's, or the answer to many look-ups.
 
-    Attributes that speak the buffer protocol (``memoryview(entries.values)``), none of
-    them a copy:
+    They speak the buffer protocol (``memoryview(entries.values)``) without a copy:
 
     ========== ====================================================================
     ``keys``   uint64
@@ -235,12 +234,30 @@ class Entries:
     value, ``None`` for an absent one.
     """
 
-    __slots__ = ("_native", "found", "keys", "value_bytes", "values")
+    __slots__ = ("_native",)
 
     def __init__(self, native: _core.Entries) -> None:
         self._native = native
-        self.keys, self.values, self.found = native.keys, native.values, native.found
-        self.value_bytes = native.value_bytes
+
+    @property
+    def keys(self) -> _core.Column:
+        """The keys, uint64."""
+        return self._native.keys
+
+    @property
+    def values(self) -> _core.Column:
+        """The values, uint64 where they have 8 bytes, otherwise bytes."""
+        return self._native.values
+
+    @property
+    def found(self) -> _core.Column:
+        """1 for each key that was found, 0 for the others; uint8."""
+        return self._native.found
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of each value."""
+        return self._native.value_bytes
 
     def __len__(self) -> int:
         return len(self._native)

@@ -70,10 +70,19 @@ pub(super) fn words(object: &Bound<'_, PyAny>) -> PyResult<Option<Integers>> {
     let Some(arrays) = arrays(object)? else {
         return Ok(None);
     };
-    let py = object.py();
-    let (mut all, mut negative) = (Vec::new(), None);
-    for array in &arrays {
-        refuse_nulls(py, array)?;
+    refuse_nulls(object.py(), &arrays)?;
+    let copied = object.py().detach(|| copy_of_integers(&arrays));
+    copied.map(Some).map_err(|other| {
+        let text = format!("an Arrow array of {other} where one of uint64 is needed");
+        PyTypeError::new_err(text)
+    })
+}
+
+/// The numbers of all arrays; an array of something else is the error.
+fn copy_of_integers(arrays: &[ArrayRef]) -> Result<Integers, DataType> {
+    let rows = arrays.iter().map(Array::len).sum();
+    let (mut all, mut negative) = (Vec::with_capacity(rows), None);
+    for array in arrays {
         match array.data_type() {
             DataType::UInt64 => all.extend_from_slice(array.as_primitive::<UInt64Type>().values()),
             DataType::Int64 => {
@@ -81,13 +90,10 @@ pub(super) fn words(object: &Bound<'_, PyAny>) -> PyResult<Option<Integers>> {
                 negative = negative.or_else(|| items.iter().copied().find(|item| *item < 0));
                 all.extend(items.iter().map(|item| item.cast_unsigned()));
             }
-            other => {
-                let text = format!("an Arrow array of {other} where one of uint64 is needed");
-                return Err(PyTypeError::new_err(text));
-            }
+            other => return Err(other.clone()),
         }
     }
-    Ok(Some((all, negative)))
+    Ok((all, negative))
 }
 
 /// Packed values of so many bytes of an object that speaks Arrow; `None`: it does not.
@@ -95,29 +101,34 @@ pub(super) fn packed(object: &Bound<'_, PyAny>, value_bytes: usize) -> PyResult<
     let Some(arrays) = arrays(object)? else {
         return Ok(None);
     };
+    refuse_nulls(object.py(), &arrays)?;
+    let copied = object.py().detach(|| copy_of_packed(&arrays, value_bytes));
+    copied.map(Some).map_err(|other| {
+        let text = format!(
+            "an Arrow array of {other} where one of fixed-size binary({value_bytes}) is needed"
+        );
+        PyTypeError::new_err(text)
+    })
+}
+
+/// The bytes of all arrays; an array of something else is the error.
+fn copy_of_packed(arrays: &[ArrayRef], value_bytes: usize) -> Result<Vec<u8>, DataType> {
     let mut all = Vec::new();
-    for array in &arrays {
-        refuse_nulls(object.py(), array)?;
+    for array in arrays {
         match array.data_type() {
             DataType::FixedSizeBinary(width) if usize::try_from(*width) == Ok(value_bytes) => {
                 let values = array.as_fixed_size_binary();
                 all.extend_from_slice(&values.value_data()[..values.len() * value_bytes]);
             }
-            other => {
-                let text = format!(
-                    "an Arrow array of {other} where one of fixed-size binary({value_bytes}) \
-                     is needed"
-                );
-                return Err(PyTypeError::new_err(text));
-            }
+            other => return Err(other.clone()),
         }
     }
-    Ok(Some(all))
+    Ok(all)
 }
 
-fn refuse_nulls(py: Python<'_>, array: &ArrayRef) -> PyResult<()> {
-    match array.null_count() {
-        0 => Ok(()),
+fn refuse_nulls(py: Python<'_>, arrays: &[ArrayRef]) -> PyResult<()> {
+    match arrays.iter().map(|array| array.null_count()).sum() {
+        0_usize => Ok(()),
         nulls => Err(misuse(py, format!("the Arrow array has {nulls} nulls"))),
     }
 }

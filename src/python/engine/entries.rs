@@ -72,10 +72,10 @@ impl Entries {
 
     /// 1 for each key that was found, 0 for the others.
     #[getter]
-    fn found(&self) -> Column {
+    fn found(&self, py: Python<'_>) -> Column {
         match &self.found {
             Some(found) => Column::new::<u8>(found.clone()),
-            None => Column::of(vec![1_u8; self.__len__()]),
+            None => py.detach(|| Column::of(vec![1_u8; self.__len__()])),
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use super::input::value_object;
 use super::source::Source;
@@ -90,17 +89,16 @@ impl TreeIterator {
             });
         };
         progress.next += 1;
-        let value = |progress: &Progress| {
-            let bytes = &progress.values[index * value_bytes..][..value_bytes];
-            value_object(py, bytes)
-        };
+        if self.what == Yield::Keys {
+            return Ok(Next::Item(key.into_pyobject(py)?.into_any()));
+        }
+        let bytes = &progress.values[index * value_bytes..][..value_bytes];
+        let value = value_object(py, bytes)?;
+        // A tuple may set off the collector, and that any code, which may come here.
+        drop(progress);
         Ok(Next::Item(match self.what {
-            Yield::Keys => key.into_pyobject(py)?.into_any(),
-            Yield::Values => value(&progress)?,
-            Yield::Items => {
-                let value = value(&progress)?;
-                PyTuple::new(py, [key.into_pyobject(py)?.into_any(), value])?.into_any()
-            }
+            Yield::Items => (key, value).into_pyobject(py)?.into_any(),
+            _ => value,
         }))
     }
 

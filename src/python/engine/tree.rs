@@ -105,7 +105,7 @@ impl BTree {
         found.ok_or_else(|| PyKeyError::new_err(key.0))
     }
 
-    /// The value of a key, or `default` where there is none.
+    /// The value of a key, or ``default`` where there is none.
     #[pyo3(signature = (key, default=None, /))]
     fn get<'py>(
         &self,
@@ -194,23 +194,43 @@ impl BTree {
             .read_much(py, 0, |roots, task| count(roots, start.0, stop.0, task))
     }
 
-    /// The entry with the smallest key, `None` in an empty tree.
+    /// The entry with the smallest key, None in an empty tree.
     fn first<'py>(&self, py: Python<'py>) -> PyResult<Option<Item<'py>>> {
         self.single(py, Wanted::AtLeast(0))
     }
 
-    /// The entry with the largest key, `None` in an empty tree.
+    /// The entry with the largest key, None in an empty tree.
     fn last<'py>(&self, py: Python<'py>) -> PyResult<Option<Item<'py>>> {
         self.single(py, Wanted::Last)
     }
 
-    /// The entry with the smallest key that is not below `key`, or `None`.
+    /// The entry with the smallest key that is not below ``key``, or None.
     #[pyo3(signature = (key, /))]
     fn at_least<'py>(&self, py: Python<'py>, key: Key) -> PyResult<Option<Item<'py>>> {
         self.single(py, Wanted::AtLeast(key.0))
     }
 
-    /// Sets many values; returns how many keys are new.
+    /// Set many values in one call, much faster than one by one.
+    ///
+    /// Of equal keys the last one counts. The columns are copied once, 16 bytes for an
+    /// entry of 8-byte values, and 16 more are taken for each key unless they ascend.
+    /// The call is not interrupted half-way.
+    ///
+    /// Args:
+    ///     keys: 64-bit integers, none negative, in a buffer (``array.array("Q", …)``, a
+    ///         memoryview, a NumPy array) or as an Arrow array.
+    ///     values: As many: integers of the same kinds for values of 8 bytes, for others
+    ///         a buffer with one value after the other, or an Arrow array of fixed-size
+    ///         binary.
+    ///
+    /// Returns:
+    ///     How many keys are new.
+    ///
+    /// Raises:
+    ///     UsageError: The columns do not fit each other, or one has a negative or a null.
+    ///     TypeError: They are something else.
+    ///     NoSpaceError: There is no room; the transaction has to be aborted.
+    ///     ReadOnlyError: The tree is a view's.
     #[pyo3(signature = (keys, values, /))]
     fn insert_many(
         &self,
@@ -261,7 +281,17 @@ impl BTree {
         })
     }
 
-    /// Takes out all keys from `begin` to below `end`; returns how many there were.
+    /// Take out all keys from ``begin`` to below ``end`` (None: to the end).
+    ///
+    /// Costs what is there, not what the range spans.
+    ///
+    /// Returns:
+    ///     How many there were.
+    ///
+    /// Raises:
+    ///     NoSpaceError: There is no room for the copies of changed nodes; the
+    ///         transaction has to be aborted.
+    ///     ReadOnlyError: The tree is a view's.
     #[pyo3(signature = (begin, end, /))]
     fn remove_range(&self, py: Python<'_>, begin: Key, end: Stop) -> PyResult<u64> {
         self.source.change(
