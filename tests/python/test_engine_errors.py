@@ -300,6 +300,8 @@ def test_a_flipped_byte_anywhere_is_an_error_or_changes_nothing(path: Path) -> N
 def test_the_step_that_failed_is_in_the_message(path: Path) -> None:
     sound, steps = path.read_bytes(), set()
     for at in range(0, len(sound), BLOCK):
+        if not any(sound[at : at + BLOCK]):
+            continue
         raw = bytearray(sound)
         raw[at + 40] ^= 1
         path.write_bytes(raw)

@@ -27,7 +27,7 @@ from thinmeta.engine import Store, StoreTransaction, StoreView
 from thinmeta.types import SpaceUsage
 
 #: How many histories the model goes through; THINMETA_STORE_HISTORIES=2000 for a long run.
-HISTORIES = int(os.environ.get("THINMETA_STORE_HISTORIES", "25"))
+HISTORIES = int(os.environ.get("THINMETA_STORE_HISTORIES", "50"))
 
 
 @pytest.fixture

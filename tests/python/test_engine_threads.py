@@ -189,8 +189,8 @@ def test_closing_under_readers_is_an_error_and_nothing_worse(store: Store) -> No
 LONG = 1 << 20
 LONG_CALLS: dict[str, Callable[[Store, array.array[int]], object]] = {
     "insert_many": lambda store, keys: insert_long(store, keys),
-    "lookup_many": lambda store, keys: [store.view().tree("t").lookup_many(keys) for _ in "123"],
-    "entries": lambda store, keys: [store.view().tree("t").entries() for _ in range(60)],
+    "lookup_many": lambda store, keys: [store.view().tree("t").lookup_many(keys) for _ in "12"],
+    "entries": lambda store, keys: [store.view().tree("t").entries() for _ in range(20)],
 }
 
 
@@ -204,6 +204,13 @@ def test_long_calls_let_other_threads_go_on(store: Store, call: str) -> None:
     keys = array.array("Q", random.Random(1).sample(range(LONG), LONG))
     if call != "insert_many":
         insert_long(store, keys)
+    # A busy machine may stop a thread at any time; the interpreter's lock does each time.
+    shares = [longest_pause(lambda: LONG_CALLS[call](store, keys)) for _ in range(3)]
+    assert min(shares) < 0.5, "the interpreter was held"
+
+
+def longest_pause(call: Callable[[], object]) -> float:
+    """The longest time that a thread of Python had to wait, as a share of the call's."""
     stop, stamps = threading.Event(), [time.monotonic()]
 
     def tick() -> None:
@@ -214,13 +221,12 @@ def test_long_calls_let_other_threads_go_on(store: Store, call: str) -> None:
     thread = threading.Thread(target=tick)
     thread.start()
     begun = time.monotonic()
-    LONG_CALLS[call](store, keys)
+    call()
     ended = time.monotonic()
     stop.set()
     thread.join()
     within = [begun, *(stamp for stamp in stamps if begun < stamp < ended), ended]
-    longest = max(b - a for a, b in itertools.pairwise(within))
-    assert longest < max(0.5 * (ended - begun), 0.05), "the interpreter was held"
+    return max(b - a for a, b in itertools.pairwise(within)) / (ended - begun)
 
 
 @pytest.fixture
