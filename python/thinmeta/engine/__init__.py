@@ -17,7 +17,7 @@ at a time.
 
 What a store is made of can be had by itself: :mod:`thinmeta.engine.block` (blocks under
 locks), :mod:`thinmeta.engine.space` (reference counts) and
-:mod:`thinmeta.engine.transaction` (transactions on blocks).
+:mod:`thinmeta.engine.transaction` (transactions on blocks, and trees whose roots you keep).
 
 Names are imported when they are first used.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from thinmeta.engine.session import StoreTransaction, StoreView
     from thinmeta.engine.space import CheckingSpaceMap, SpaceMap
     from thinmeta.engine.store import Store
-    from thinmeta.engine.transaction import TransactionManager, TransactionScope
+    from thinmeta.engine.transaction import TransactionManager, TransactionScope, Tree
     from thinmeta.engine.tree import BTree, Entries
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "StoreView",
     "TransactionManager",
     "TransactionScope",
+    "Tree",
     "Validator",
     "WriteLock",
 ]
@@ -54,7 +55,7 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "space": "CheckingSpaceMap SpaceMap",
         "session": "StoreTransaction StoreView",
         "store": "Store",
-        "transaction": "TransactionManager TransactionScope",
+        "transaction": "TransactionManager TransactionScope Tree",
         "tree": "BTree Entries",
     }
 

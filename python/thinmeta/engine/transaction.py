@@ -2,7 +2,7 @@
 
 Make a manager, change something, commit, and find it again::
 
-    >>> from thinmeta.engine import BlockManager, CrcValidator, TransactionManager
+    >>> from thinmeta.engine import BlockManager, CrcValidator, TransactionManager, Tree
     >>> head, leaf = CrcValidator("head", salt=1, magic=0xFEED), CrcValidator("leaf", salt=2)
     >>> bm = BlockManager.in_memory(blocks=64)
     >>> tm, space, superblock = TransactionManager.create(bm, 0, head)
@@ -25,8 +25,23 @@ Make a manager, change something, commit, and find it again::
 To change a block that is there, ask for :meth:`TransactionManager.shadow_block`: it
 gives a copy where the last commit needs the old one, and then whatever points to the
 block has to point to the copy.
+
+A :class:`Tree` does that by itself. It is a B-tree whose root you keep::
+
+    >>> tm, space, superblock = TransactionManager.create(
+    ...     BlockManager.in_memory(blocks=64), 0, head)
+    >>> def fill(view: memoryview) -> None:
+    ...     view[64:96] = space.copy_root()
+    ...     view[96:104] = tree.root.to_bytes(8, "little")
+    >>> with tm.transaction(fill):
+    ...     tree = Tree.create(tm, levels=2)        # trees in a tree: keys are pairs
+    ...     tree[1, 100] = 7
+    ...     tree[1, 50] = 8
+    >>> tree[1, 50], (2, 50) in tree, list(tree.items(prefix=1))
+    (8, False, [(50, 8), (100, 7)])
+    >>> tm.close()
 """
 
-from thinmeta._core import TransactionManager, TransactionScope
+from thinmeta._core import TransactionManager, TransactionScope, Tree
 
-__all__ = ["TransactionManager", "TransactionScope"]
+__all__ = ["TransactionManager", "TransactionScope", "Tree"]

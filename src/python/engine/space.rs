@@ -480,7 +480,8 @@ impl CheckingSpaceMap {
         Ok(PyClassInitializer::from(SpaceMap { kind }).add_subclass(Self))
     }
 
-    /// Hold every count and the number of free blocks against the plain ones.
+    /// Hold every count against the plain ones; the number of free blocks is held at
+    /// every allocation and commit.
     ///
     /// Raises:
     ///     UsageError: One differs.
