@@ -135,3 +135,94 @@ def test_a_store_lies_on_the_disk_as_the_format_says(tmp_path: Path) -> None:
     assert leaf_entries(raw, roots["zweiter Bäum"][0]) == [
         (2**64 - 1, (2**64 - 2).to_bytes(8, "little"))
     ]
+
+
+# ---- docs/invariants.md ----
+
+ROOTS = [REPOSITORY / "src", REPOSITORY / "tests" / "core"]
+TEST_ATTRIBUTE = r"#\[test\]\s*(?:#\[[^\]]*\]\s*)*fn "
+
+
+def rust_files(path: list[str]) -> list[tuple[Path, list[str]]]:
+    """The files that a module path leads to, and what of it is inside them."""
+    found = []
+    for root in ROOTS:
+        for depth in range(len(path), 0, -1):
+            place = root.joinpath(*path[:depth])
+            files = [place.with_suffix(".rs"), place / "mod.rs"]
+            found += [(file, path[depth:]) for file in files if file.is_file()]
+    return found
+
+
+def listed(text: str, macro: str) -> list[str]:
+    """The words that a file hands to a macro which makes tests of them."""
+    called = re.search(rf"^{macro}! \{{(.*?)\}}", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"\w+", called[1]) if called else []
+
+
+def has_rust_test(path: str) -> bool:
+    """Whether there is such a test, or a module of this name with tests in it."""
+    *modules, name = path.split("::")
+    for file, inside in rust_files(modules):
+        text = file.read_text()
+        written = re.search(rf"{TEST_ATTRIBUTE}{name}\(", text) is not None
+        if not inside and (written or name in listed(text, "families")):
+            return True
+        if len(inside) == 1 and written and inside[0] in listed(text, "targets"):
+            return True
+    whole = rust_files([*modules, name])
+    return any(re.search(TEST_ATTRIBUTE, file.read_text()) for file, inside in whole if not inside)
+
+
+def has_python_test(file: str, name: str) -> bool:
+    text = (REPOSITORY / "tests" / "python" / file).read_text()
+    if name.startswith("test_"):
+        return re.search(rf"^def {name}\(", text, re.MULTILINE) is not None
+    # A model, which pytest runs under another name.
+    return re.search(rf"^Test{name} = {name}\.TestCase$", text, re.MULTILINE) is not None
+
+
+def is_there(named: str) -> bool:
+    """Whether something that a law names exists."""
+    if "::" in named:
+        file, _, name = named.partition("::")
+        return has_python_test(file, name) if file.endswith(".py") else has_rust_test(named)
+    if named.startswith("make "):
+        target = named.split()[1]
+        makefile = (REPOSITORY / "Makefile").read_text()
+        return re.search(rf"^{target}:", makefile, re.MULTILINE) is not None
+    if "=" in named:
+        return True  # flags for the compiler
+    return (REPOSITORY / named).exists() or (REPOSITORY / "tests" / "python" / named).is_file()
+
+
+def laws() -> list[tuple[str, list[str]]]:
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", (DOCS / "invariants.md").read_text(), re.M)
+    return [(law, re.findall(r"`([^`]+)`", held)) for law, held in rows if law != "law"]
+
+
+def test_every_test_that_a_law_names_is_there() -> None:
+    missing = [(law, name) for law, names in laws() for name in names if not is_there(name)]
+    assert missing == []
+    assert all(names for _, names in laws())
+    assert len(laws()) > 60
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "crash::tests::a_crash_leaves_nothing",
+        "crash::a_crash_at_any_point_leaves_the_old_state_or_the_new_one",
+        "crash::tests::nothing::a_crash_at_any_point_leaves_the_old_state_or_the_new_one",
+        "fuzzed::tests::nothing::kept_inputs_keep_the_law",
+        "hostile::tests::circle",
+        "block::nothing",
+        "btree::spine",
+        "test_engine_store.py::test_nothing",
+        "test_engine_store.py::StoreModels",
+        "test_nothing.py",
+        "make nothing",
+    ],
+)
+def test_a_test_that_is_not_there_is_missed(wrong: str) -> None:
+    assert not is_there(wrong)
