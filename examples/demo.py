@@ -4,12 +4,15 @@
     make demo
 
 The pool in examples/pool was written by a Linux kernel. What the kernel read from its
-volumes is recorded below; the demo ends by comparing with that.
+volumes is recorded below, and the demo compares with that. It ends with the engine
+below, as a store of one's own: a process is killed in the middle of a transaction.
 """
 
+import array
 import hashlib
 import lzma
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +20,7 @@ import textwrap
 from pathlib import Path
 
 import thinmeta
+from thinmeta.engine import Store
 
 POOL = Path(__file__).resolve().parent / "pool"
 
@@ -26,6 +30,15 @@ SHA256_THROUGH_THE_KERNEL = {
     0: "03fded8b681aaeabd4b0a4449ea6abaeff7c0f55fd28fd3747fa137809c55260",
     3: "2b5eb24b112e56f2375c6aad1f4a219d77797b19e3540709c45019a737ff90e6",
 }
+
+#: What another process does to the store: it never comes to the end of its transaction.
+KILLED = """\
+with Store.open("s.img", cache_bytes=1 << 20) as store:
+    with store.transaction() as txn:
+        keys = array.array("Q", range(0, 1_000_000, 3))
+        txn.tree("squares").insert_many(keys, keys)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def tell(text: str) -> None:
@@ -89,7 +102,39 @@ def demo(folder: Path) -> None:
     with thinmeta.open_pool(folder / "metadata.img", data=folder / "data.img") as pool:
         with pool.devices[3].open(size_bytes=SIZE_BYTES) as volume:
             prove("volume 3, read in Python", hashlib.file_digest(volume, "sha256").hexdigest(), 3)
+    store_demo(folder)
     print()
+
+
+def store_demo(folder: Path) -> None:
+    """Commit something, be killed while changing it, and find it again."""
+    tell("""The engine that keeps such metadata is a library of its own: trees in a file or on a
+        block device, changed by transactions. Here is a store with 100,000 squares. Then
+        another process changes a third of them and adds 300,000, with a small cache, so that
+        it has to write long before its commit. It is killed in the middle:""")
+    path, keys = folder / "s.img", array.array("Q", range(100_000))
+    squares = array.array("Q", (key * key for key in keys))
+    with Store.create(path, size_bytes=32 << 20) as store:
+        with store.transaction() as txn:
+            txn.tree("squares").insert_many(keys, squares)
+    before = path.read_bytes()
+
+    print(textwrap.indent(KILLED, "    "))
+    program = f"import array, os, signal\nfrom thinmeta.engine import Store\n{KILLED}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, check=False)
+    if done.returncode != -signal.SIGKILL:
+        sys.exit(f"    The other process ended with {done.returncode}.")
+
+    after = path.read_bytes()
+    blocks = range(0, len(after), 4096)
+    written = sum(before[at : at + 4096] != after[at : at + 4096] for at in blocks)
+    print(f"    {written:,} blocks of the file were written before it died. What is there?\n")
+    with Store.open(path) as store, store.view() as view:
+        found = view.tree("squares").entries()
+    same = memoryview(found.keys) == memoryview(keys)
+    if not same or memoryview(found.values) != memoryview(squares):
+        sys.exit("    Something else. This is a bug in thinmeta: please report it.")
+    print(f"    {len(found):,} squares: the last commit, whole, and nothing to repair.")
 
 
 def sha256(path: Path) -> str:

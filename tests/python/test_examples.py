@@ -3,6 +3,7 @@
 import hashlib
 import lzma
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from corpus import Corpus
 from oracles import find, require_module
+from thinmeta.engine import Store
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 
@@ -41,6 +43,9 @@ def test_the_demo_proves_what_it_says(corpus: Corpus) -> None:
     assert out.count("They are the same.") == 2
     assert out.count("$ thinmeta ") == 5
     assert out.count(corpus["pair-zeroing-2"].facts["kernel_reported"]["contents"]["0"]) == 3
+    written = re.search(r"([\d,]+) blocks of the file were written before it died", out)
+    assert written is not None and int(written[1].replace(",", "")) > 100
+    assert "100,000 squares: the last commit, whole" in out
     assert max(map(len, out.splitlines())) <= 110
 
 
@@ -90,6 +95,29 @@ def test_the_ext4_volume_is_a_sound_file_system(
         with pool.devices[1].open(size_bytes=8 << 20) as volume:
             whole.write_bytes(volume.read())
     subprocess.run([e2fsck, "-f", "-n", os.fspath(whole)], check=True, capture_output=True)
+
+
+def test_a_store_keeps_what_each_run_found(tmp_path: Path) -> None:
+    store, folder = tmp_path / "s.img", tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        (folder / name).write_text(name)
+    first = run("store.py", store, folder)
+    # Written before another is removed: no inode number is used again.
+    (folder / "d").write_text("d")
+    (folder / "a").write_text("longer")
+    (folder / "b").unlink()
+    second = run("store.py", store, folder)
+    third = run("store.py", store, folder)
+
+    assert first.startswith("3 entries; 3 new, 0 changed, 0 gone\n1 runs kept in ")
+    assert second.startswith("3 entries; 1 new, 1 changed, 1 gone\n2 runs kept in ")
+    assert third.startswith("3 entries; 0 new, 0 changed, 0 gone\n3 runs kept in ")
+    with Store.open(store, mode="r") as opened, opened.view() as view:
+        assert view.names() == ["now", "run 000000", "run 000001", "run 000002"]
+        assert [len(view.tree(name)) for name in view.names()] == [3, 0, 3, 3]
+        assert sorted(view.tree("run 000001").values()) == [1, 1, 1]
+        assert sorted(view.tree("now").values()) == [1, 1, 6]
 
 
 def test_polars_answers(corpus: Corpus) -> None:
