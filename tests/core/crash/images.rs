@@ -166,9 +166,17 @@ pub fn judge_all<S: Sync>(
             let last = &recorded.log.operations()[done.saturating_sub(1)..done];
             let last = last.first().map_or("nothing".to_owned(), describe);
             let log = recorded.log.operations().len();
+            let pieces = recorded.log.volatile(done).len();
+            let lost = match crash.lost.as_slice() {
+                few @ ([] | [_] | [_, _] | [_, _, _]) => format!("{few:?}"),
+                many => format!("{} blocks, the first of them {:?}", many.len(), &many[..3]),
+            };
+            let torn = crash.torn.map_or(String::new(), |(piece, sectors)| {
+                format!(", block {piece} torn to sectors {sectors:#010b}")
+            });
             Err(format!(
-                "history {:?}, power cut after operation {done} of {log} ({last}), with {crash:?}: \
-                 {problem}",
+                "history {:?}, image {number}: power cut after operation {done} of {log} ({last}), \
+                 of {pieces} blocks on their way lost {lost}{torn}: {problem}",
                 recorded.name
             ))
         }

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use thinmeta::Error;
 use thinmeta::store::StoreTransaction;
 
 use super::state::{Tree, Trees, value};
@@ -51,9 +52,24 @@ pub fn scattered(count: u64) -> Vec<u64> {
 }
 
 impl Op {
-    /// Does it to both. After an error `trees` is as it was.
+    /// Does it to both. After an error `trees` is as it was. What cannot be done,
+    /// for want of a tree that was never made, is refused and changes nothing.
     pub fn apply(&self, txn: &StoreTransaction, trees: &mut Trees) -> thinmeta::Result<()> {
         match self {
+            Self::Put(name, bytes, ..) | Self::PutMany(name, bytes, ..)
+                if trees
+                    .get(*name)
+                    .is_some_and(|tree| tree.value_bytes != *bytes) =>
+            {
+                return refused(txn.tree_or_new(name, *bytes).map(drop));
+            }
+            Self::Remove(name, _) | Self::RemoveRange(name, _) if !trees.contains_key(*name) => {
+                return refused(txn.tree(name).map(drop));
+            }
+            Self::Snapshot(from, to) if !trees.contains_key(*from) || trees.contains_key(*to) => {
+                return refused(txn.snapshot(from, to));
+            }
+            Self::Delete(name) if !trees.contains_key(*name) => return refused(txn.delete(name)),
             Self::Put(name, value_bytes, keys, seed) => {
                 let tree = txn.tree_or_new(name, *value_bytes)?;
                 let mut model = model(trees, name, *value_bytes);
@@ -105,6 +121,15 @@ impl Op {
             }
         }
         Ok(())
+    }
+}
+
+/// A call that makes no sense: told so, unless something worse comes first.
+fn refused(answer: thinmeta::Result<()>) -> thinmeta::Result<()> {
+    match answer {
+        Err(Error::NoSuchTree(_) | Error::Usage(_)) => Ok(()),
+        Err(other) => Err(other),
+        Ok(()) => panic!("a call that makes no sense was answered"),
     }
 }
 

@@ -13,6 +13,10 @@ use crate::support::chance::Chance;
 /// Images in a plain test run; `THINMETA_CRASH_IMAGES` asks for more.
 const IMAGES: usize = 6000;
 
+/// Images of a history that nobody thought of: many histories find more than
+/// many images of one.
+const MOST_OF_ONE: usize = 2000;
+
 fn number(name: &str, otherwise: usize) -> usize {
     let told = std::env::var(name).ok();
     told.map_or(otherwise, |told| told.parse().unwrap())
@@ -36,7 +40,7 @@ fn a_crash_at_any_point_leaves_the_old_state_or_the_new_one() {
         let share = if histories < nr_known {
             wanted * 2 / 3 / nr_known
         } else {
-            wanted / 12
+            (wanted / 12).min(MOST_OF_ONE)
         };
         let judged = history
             .run()
@@ -68,6 +72,7 @@ fn judge_some<S: Sync>(
 fn a_crash_leaves_both_space_maps_of_a_bare_transaction_manager_right() {
     let wanted = number("THINMETA_CRASH_IMAGES", IMAGES) / 4;
     let seed = number("THINMETA_CRASH_SEED", 1) as u64;
+    let share = wanted.div_ceil(4).min(MOST_OF_ONE);
     let (mut images, mut histories) = (0, 0);
     while images < wanted || histories < 3 {
         let recorded = if histories == 0 {
@@ -75,8 +80,7 @@ fn a_crash_leaves_both_space_maps_of_a_bare_transaction_manager_right() {
         } else {
             bare::random(seed << 32 | histories)
         };
-        let judged = recorded
-            .and_then(|recorded| judge_some(&recorded, wanted.div_ceil(4), seed, bare::judge));
+        let judged = recorded.and_then(|recorded| judge_some(&recorded, share, seed, bare::judge));
         images += judged.unwrap_or_else(|problem| {
             panic!("seed {seed}, after {images} sound images: {problem}");
         });
