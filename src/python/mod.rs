@@ -38,8 +38,8 @@ mod _core {
     #[pymodule_export]
     use super::engine::{
         _forked, BTree, BlockManager, CheckingSpaceMap, CrcValidator, Entries, ReadLock, SpaceMap,
-        Store, StoreTransaction, StoreView, TransactionManager, TransactionScope, Tree,
-        TreeItems, TreeIterator, Validator, WriteLock,
+        Store, StoreTransaction, StoreView, TransactionManager, TransactionScope, Tree, TreeItems,
+        TreeIterator, Validator, WriteLock,
     };
     #[pymodule_export]
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};
