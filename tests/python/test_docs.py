@@ -1,6 +1,7 @@
 """What the documents claim can be run, found and measured."""
 
 import hashlib
+import lzma
 import os
 import re
 from pathlib import Path
@@ -39,6 +40,27 @@ def test_the_programs_of_the_engine_s_guide_run(
     require_module("numpy")
     require_module("pyarrow")
     assert run(DOCS / "engine.md", tmp_path, monkeypatch) >= 10
+
+
+def test_the_programs_of_the_readme_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for image in ("metadata.img", "data.img"):
+        packed = (REPOSITORY / "examples" / "pool" / f"{image}.xz").read_bytes()
+        (tmp_path / image).write_bytes(lzma.decompress(packed))
+    assert run(REPOSITORY / "README.md", tmp_path, monkeypatch) == 2
+    assert "bytes in 12 ranges" in capsys.readouterr().out
+
+
+LINK = r"!?\[[^\]]*\]\(([^)#\s]+)(#[^)\s]*)?\)"
+PAGES = [*REPOSITORY.glob("*.md"), *DOCS.glob("*.md"), REPOSITORY / "examples" / "README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    links = [match[0] for match in re.findall(LINK, page.read_text())]
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
 
 
 # ---- docs/format.md ----
