@@ -37,9 +37,9 @@ mod _core {
     use super::delta::Delta;
     #[pymodule_export]
     use super::engine::{
-        _forked, BTree, BlockManager, CheckingSpaceMap, CrcValidator, Entries, ReadLock, SpaceMap,
-        Store, StoreTransaction, StoreView, TransactionManager, TransactionScope, Tree, TreeItems,
-        TreeIterator, Validator, WriteLock,
+        _forked, Array, BTree, Bitset, BlockManager, CheckingSpaceMap, CrcValidator, Entries,
+        ReadLock, SpaceMap, Store, StoreTransaction, StoreView, TransactionManager,
+        TransactionScope, Tree, TreeItems, TreeIterator, Validator, WriteLock,
     };
     #[pymodule_export]
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};

@@ -17,7 +17,8 @@ at a time.
 
 What a store is made of can be had by itself: :mod:`thinmeta.engine.block` (blocks under
 locks), :mod:`thinmeta.engine.space` (reference counts) and
-:mod:`thinmeta.engine.transaction` (transactions on blocks, and trees whose roots you keep).
+:mod:`thinmeta.engine.transaction` (transactions on blocks, and trees and
+arrays whose roots you keep).
 
 Names are imported when they are first used.
 """
@@ -28,11 +29,19 @@ if TYPE_CHECKING:
     from thinmeta.engine.session import StoreTransaction, StoreView
     from thinmeta.engine.space import CheckingSpaceMap, SpaceMap
     from thinmeta.engine.store import Store
-    from thinmeta.engine.transaction import TransactionManager, TransactionScope, Tree
+    from thinmeta.engine.transaction import (
+        Array,
+        Bitset,
+        TransactionManager,
+        TransactionScope,
+        Tree,
+    )
     from thinmeta.engine.tree import BTree, Entries
 
 __all__ = [
+    "Array",
     "BTree",
+    "Bitset",
     "BlockManager",
     "CheckingSpaceMap",
     "CrcValidator",
@@ -55,7 +64,7 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "space": "CheckingSpaceMap SpaceMap",
         "session": "StoreTransaction StoreView",
         "store": "Store",
-        "transaction": "TransactionManager TransactionScope Tree",
+        "transaction": "Array Bitset TransactionManager TransactionScope Tree",
         "tree": "BTree Entries",
     }
 

@@ -2,7 +2,8 @@
 
 Make a manager, change something, commit, and find it again::
 
-    >>> from thinmeta.engine import BlockManager, CrcValidator, TransactionManager, Tree
+    >>> from thinmeta.engine import (
+    ...     Array, Bitset, BlockManager, CrcValidator, TransactionManager, Tree)
     >>> head, leaf = CrcValidator("head", salt=1, magic=0xFEED), CrcValidator("leaf", salt=2)
     >>> bm = BlockManager.in_memory(blocks=64)
     >>> tm, space, superblock = TransactionManager.create(bm, 0, head)
@@ -39,9 +40,16 @@ A :class:`Tree` does that by itself. It is a B-tree whose root you keep::
     ...     tree[1, 50] = 8
     >>> tree[1, 50], (2, 50) in tree, list(tree.items(prefix=1))
     (8, False, [(50, 8), (100, 7)])
+
+:class:`Array` and :class:`Bitset` hold many small things by their index::
+
+    >>> array, bits = Array.create(tm, 1000), Bitset.create(tm, 1000)
+    >>> array[10], bits[10] = 7, True
+    >>> memoryview(array[9:12]).tolist(), bits.count()
+    ([0, 7, 0], 1)
     >>> tm.close()
 """
 
-from thinmeta._core import TransactionManager, TransactionScope, Tree
+from thinmeta._core import Array, Bitset, TransactionManager, TransactionScope, Tree
 
-__all__ = ["TransactionManager", "TransactionScope", "Tree"]
+__all__ = ["Array", "Bitset", "TransactionManager", "TransactionScope", "Tree"]

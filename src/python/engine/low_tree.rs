@@ -11,6 +11,7 @@ use pyo3::types::PyTuple;
 
 use super::arguments::{Block, Offset};
 use super::input::{Key, Stop, misuse, packed_values, value, value_object, words};
+use super::kept::Kept;
 use super::managed::{Managed, Part};
 use super::transaction::TransactionManager;
 use super::tree_values::Values;
@@ -27,46 +28,6 @@ const ROOT_BYTES: usize = 8;
 const BATCH: usize = 256;
 /// Nobody nests deeper.
 const MAX_LEVELS: usize = 8;
-
-/// Where a tree starts. None once it was deleted, or the transaction that made it aborted.
-struct Roots {
-    now: Option<BlockNr>,
-    committed: Option<BlockNr>,
-}
-
-/// Used by who has the manager's turn, so that nobody waits for it.
-struct Rooted(Mutex<Roots>);
-
-impl Rooted {
-    fn roots(&self) -> MutexGuard<'_, Roots> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn root(&self) -> Result<BlockNr> {
-        self.roots().now.ok_or_else(|| {
-            Error::usage(
-                "the tree is gone: it was deleted, or the transaction that made it aborted",
-            )
-        })
-    }
-}
-
-impl Part for Rooted {
-    fn prepare(&self, _txn: &mut Transaction) -> Result<()> {
-        Ok(())
-    }
-
-    fn committed(&self) -> Result<()> {
-        let mut roots = self.roots();
-        roots.committed = roots.now;
-        Ok(())
-    }
-
-    fn aborted(&self, _blocks: &Arc<BlockManager>) {
-        let mut roots = self.roots();
-        roots.now = roots.committed;
-    }
-}
 
 /// The keys of an entry, or of a tree inside a tree: a number, or a tuple of them.
 pub(super) struct Keys(Vec<u64>);
@@ -188,13 +149,12 @@ impl Form {
 pub(crate) struct Tree {
     managed: Arc<Managed>,
     form: Form,
-    rooted: Arc<Rooted>,
+    rooted: Arc<Kept<BlockNr>>,
 }
 
 impl Tree {
     fn over(managed: &Arc<Managed>, form: Form, now: BlockNr, committed: Option<BlockNr>) -> Self {
-        let now = Some(now);
-        let rooted = Arc::new(Rooted(Mutex::new(Roots { now, committed })));
+        let rooted = Arc::new(Kept::new(now, committed));
         let part: Arc<dyn Part> = rooted.clone();
         managed.add(Arc::downgrade(&part));
         Self {
@@ -216,9 +176,9 @@ impl Tree {
         + Send,
     ) -> PyResult<T> {
         self.managed.change(py, |txn| {
-            let root = self.rooted.root()?;
+            let root = self.rooted.now()?;
             let (root, answer) = self.form.with(|tree| change(txn, tree, root))?;
-            self.rooted.roots().now = root;
+            self.rooted.set(root);
             Ok(answer)
         })
     }
@@ -229,7 +189,7 @@ impl Tree {
         py: Python<'_>,
         look: impl FnOnce(&Arc<BlockManager>, BlockNr) -> Result<T> + Send,
     ) -> PyResult<T> {
-        let look = |txn: &Transaction| look(txn.blocks(), self.rooted.root()?);
+        let look = |txn: &Transaction| look(txn.blocks(), self.rooted.now()?);
         self.managed.look(py, look)
     }
 
@@ -237,7 +197,7 @@ impl Tree {
     fn find(&self, py: Python<'_>, keys: &[u64]) -> PyResult<Option<Vec<u8>>> {
         let core = self.managed.core(py)?;
         let tried = core.try_look(|txn| {
-            let root = self.rooted.root()?;
+            let root = self.rooted.now()?;
             self.form.get(txn.blocks(), root, keys, Wait::No)
         });
         match tried {
@@ -566,7 +526,7 @@ impl Tree {
     /// A copy that costs nothing: both share everything until one of them changes.
     fn snapshot(&self, py: Python<'_>) -> PyResult<Self> {
         let root = self.managed.change(py, |txn| {
-            let root = self.rooted.root()?;
+            let root = self.rooted.now()?;
             txn.inc(root)?;
             Ok(root)
         })?;
