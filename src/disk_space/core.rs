@@ -172,8 +172,15 @@ impl Core {
         }
         let entry = self.entry(blocks, bitmap)?;
         self.remember(bitmap, entry);
-        let block = blocks.read(BlockNr(entry.blocknr.get()), &BITMAP_VALIDATOR)?;
-        self.free.learn(bitmap, block.view());
+        let at = BlockNr(entry.blocknr.get());
+        let block = blocks.read(at, &BITMAP_VALIDATOR)?;
+        let view: &Bitmap = block.view();
+        if bitmap == 0 && matches!(self.index, Index::Block { .. }) && view.entry(0) == 0 {
+            // Whoever believed it would overwrite the superblock.
+            let expected = "1 or more, of the superblock";
+            return Err(Damage::new(at, BITMAP_NAME, "reference count", 0_u32, expected).into());
+        }
+        self.free.learn(bitmap, view);
         Ok(())
     }
 

@@ -222,20 +222,26 @@ impl MetadataMap {
         Ok(count)
     }
 
-    /// Reads the bitmap alone: the overflow tree may be in the middle of a change.
-    pub fn is_shared(&self, blocks: &Arc<BlockManager>, block: u64) -> Result<bool> {
+    /// Whether a change is in progress: the first one of a new map counts blocks
+    /// that are in use already.
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// None, one, or several (2). Reads the bitmap alone: the overflow tree may
+    /// be in the middle of a change.
+    pub fn owners(&self, blocks: &Arc<BlockManager>, block: u64) -> Result<u32> {
         if self.bootstrap.is_some() {
-            return Ok(false);
+            return Ok(1);
         }
-        let pending = self.pending(block);
-        let shared = pending > 1 || {
-            let (_, entry) = self.core.stored_entry(blocks, block)?;
-            entry == MANY || i64::from(entry) + pending > 1
-        };
+        let (_, entry) = self.core.stored_entry(blocks, block)?;
+        let count = i64::from(entry) + self.pending(block);
+        // Three may be any number above, so that what is pending does not tell.
+        let owners = if entry == MANY { 2 } else { count.clamp(0, 2) };
         if let Some(checker) = &self.checker {
-            checker.judged_shared(block, shared)?;
+            checker.judged_shared(block, owners > 1)?;
         }
-        Ok(shared)
+        Ok(u32::try_from(owners).unwrap_or_default())
     }
 
     fn enqueue(&mut self, blocks: Range<u64>, change: Change) {

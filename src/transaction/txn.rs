@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::ShadowTable;
 use crate::block::{BlockData, BlockManager, Checks, ReadGuard, WriteGuard};
 use crate::disk_space::{self, LowSpace, MetadataMap, SpaceMapRoot};
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::sabotage::sabotaged;
 use crate::space::{MemorySpaceMap, SpaceMap, SpaceMapMut};
 use crate::units::BlockNr;
@@ -154,7 +154,7 @@ impl Transaction {
         checks: impl Into<Checks>,
     ) -> Result<(WriteGuard, bool)> {
         let checks = checks.into();
-        let shared = self.is_shared(at)?;
+        let shared = self.is_shared_in_use(at)?;
         if !shared && self.shadows.contains(at.0) {
             self.side_effects += 1;
             return Ok((self.blocks.write_lock(at, &checks)?, false));
@@ -289,8 +289,21 @@ impl Transaction {
     pub fn is_shared(&self, at: BlockNr) -> Result<bool> {
         match &self.space {
             Space::Memory(map) => map.count_is_more_than_one(at.0),
-            Space::Metadata(map) => map.is_shared(&self.blocks, at.0),
+            Space::Metadata(map) => Ok(map.owners(&self.blocks, at.0)? > 1),
         }
+    }
+
+    /// As [`Self::is_shared`], of a block that something refers to.
+    fn is_shared_in_use(&self, at: BlockNr) -> Result<bool> {
+        let (owners, counted) = match &self.space {
+            Space::Memory(map) => (map.get_count(at.0)?, true),
+            Space::Metadata(map) => (map.owners(&self.blocks, at.0)?, !map.is_busy()),
+        };
+        if owners == 0 && counted {
+            let expected = "1 or more, of a block in use";
+            return Err(Damage::new(at, "space map", "reference count", 0_u32, expected).into());
+        }
+        Ok(owners > 1)
     }
 
     /// Sets a count, for checkers and restorers.
