@@ -178,6 +178,10 @@ impl Device for FaultyDevice {
         }
     }
 
+    fn grow_to(&self, size_bytes: u64) -> Result<()> {
+        self.device.grow_to(size_bytes)
+    }
+
     fn current_size_bytes(&self) -> Result<u64> {
         self.device.current_size_bytes()
     }

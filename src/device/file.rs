@@ -275,6 +275,10 @@ impl Device for FileDevice {
         Ok(size)
     }
 
+    fn grow_to(&self, size_bytes: u64) -> Result<()> {
+        self.grow(size_bytes)
+    }
+
     fn size_unit_bytes(&self) -> u64 {
         // Block devices are whole sectors; the format leaves a part of a block unused.
         if self.direct {

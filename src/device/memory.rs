@@ -95,6 +95,12 @@ impl Device for MemoryDevice {
         Ok(())
     }
 
+    fn grow_to(&self, size_bytes: u64) -> Result<()> {
+        let too_large = |_| Error::usage("memory is not that large");
+        self.grow(usize::try_from(size_bytes).map_err(too_large)?);
+        Ok(())
+    }
+
     fn path(&self) -> &Path {
         &self.path
     }

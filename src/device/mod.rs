@@ -73,6 +73,21 @@ pub trait Device: Send + Sync + Debug {
         Ok(self.size_bytes())
     }
 
+    /// Makes it at least so large, where it can be; takes nothing away.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it is smaller and cannot be made larger.
+    fn grow_to(&self, size_bytes: u64) -> Result<()> {
+        let now = self.current_size_bytes()?;
+        if now >= size_bytes {
+            return Ok(());
+        }
+        let path = self.path().display();
+        Err(Error::usage(format!(
+            "{path} has {now} bytes and cannot be made {size_bytes}"
+        )))
+    }
+
     /// Told when a write or a flush has failed, so that who opens this next can be careful.
     fn note_poisoned(&self) {}
 

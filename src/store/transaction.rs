@@ -11,7 +11,7 @@ use crate::block::BlockManager;
 use crate::btree::{self, Plain, TreeType, Wait};
 use crate::error::{Error, Result};
 use crate::transaction::Transaction;
-use crate::units::BlockNr;
+use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
 
 /// A tree of a transaction, by number: cheaper than its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ struct Work {
     trees: Vec<Open>,
     /// The trees that are open by name; a deleted one's name may be taken again.
     by_name: BTreeMap<String, usize>,
+    /// The space map has more blocks.
+    grown: bool,
     ended: bool,
 }
 
@@ -63,6 +65,7 @@ impl StoreTransaction {
                 catalogue: BlockNr(catalogue),
                 trees: Vec::new(),
                 by_name: BTreeMap::new(),
+                grown: false,
                 ended: false,
             }),
         }
@@ -270,6 +273,32 @@ impl StoreTransaction {
         Ok(())
     }
 
+    /// Makes room: the file is made `size_bytes` long, or the device has been
+    /// already. An abort leaves the file as long and the store as small as it was.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for less than there is, for more than the device has, or
+    /// for more than 4 161 600 blocks; [`Error::NoSpace`] when the new blocks
+    /// cannot even hold their own counts.
+    pub fn grow(&self, size_bytes: u64) -> Result<()> {
+        let mut work = self.work()?;
+        let blocks = size_bytes / BLOCK_BYTES as u64;
+        let now = self.store.manager().look(|txn| Ok(txn.nr_blocks()))?;
+        let more = blocks.checked_sub(now).ok_or_else(|| {
+            Error::usage(format!(
+                "the store has {now} blocks, and cannot shrink to {blocks}"
+            ))
+        })?;
+        if blocks > MAX_METADATA_BLOCKS {
+            let text = format!("a store has at most {MAX_METADATA_BLOCKS} blocks, not {blocks}");
+            return Err(Error::Usage(text));
+        }
+        self.blocks().device().grow_to(size_bytes)?;
+        self.change(|txn| txn.extend(more))?;
+        work.grown |= more > 0;
+        Ok(())
+    }
+
     /// Names of all trees, sorted.
     ///
     /// # Errors
@@ -300,7 +329,7 @@ impl StoreTransaction {
         let mut work = self.work()?;
         let manager = self.store.manager();
         let catalogue = self.change(|txn| work.write_catalogue(txn))?;
-        if work.trees.iter().any(Open::has_changed) {
+        if work.grown || work.trees.iter().any(Open::has_changed) {
             manager.commit_with(&STORE_VALIDATOR, catalogue.0, |guard, space| {
                 let superblock: &mut StoreSuperblock = guard.view_mut();
                 let generation = superblock.generation.get().wrapping_add(1);

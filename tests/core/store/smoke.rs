@@ -134,3 +134,33 @@ fn nothing_is_made_over_something() {
         Err(Error::NotFormatted(_))
     ));
 }
+
+#[test]
+fn a_full_store_is_made_larger_and_goes_on() {
+    let device = memory(16);
+    let store = Store::create_on(device.clone(), &checked()).unwrap();
+    let keys: Vec<u64> = (0..10_000).collect();
+    let fill = |grow: Option<u64>| -> thinmeta::Result<()> {
+        let txn = store.transaction(None)?;
+        if let Some(bytes) = grow {
+            txn.grow(bytes)?;
+        }
+        let tree = txn.tree_or_new("a", 8)?;
+        txn.insert_many(tree, &keys, &vec![7; 80_000])?;
+        txn.commit()
+    };
+    assert!(matches!(fill(None), Err(Error::NoSpace { .. })));
+    assert!(matches!(fill(Some(4096)), Err(Error::Usage(_))));
+    assert!(matches!(fill(Some(1 << 50)), Err(Error::Usage(_))));
+    fill(Some(128 * 4096)).unwrap();
+    assert_eq!(store.space().unwrap().0, 128);
+    super::random::check(&store);
+    drop(store);
+    let store = Store::open_on(device, &checked()).unwrap();
+    assert_eq!(store.space().unwrap().0, 128);
+    assert_eq!(value(&store, "a", 9_999), Some(0x0707_0707_0707_0707));
+    let txn = store.transaction(None).unwrap();
+    txn.grow(130 * 4096).unwrap();
+    txn.commit().unwrap();
+    assert_eq!(store.space().unwrap().0, 130);
+}
