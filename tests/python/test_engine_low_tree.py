@@ -1,7 +1,9 @@
 """Trees over a transaction manager: nested, with values that refer to blocks."""
 
+import time
 from array import array
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -249,6 +251,45 @@ def test_a_block_that_is_no_tree_is_damage_not_an_answer(
     tree[0] = 0
     with pytest.raises(thinmeta.DamagedBlockError):
         Tree.open(tm, tree.root, value_bytes=4).get(0)
+
+
+def test_on_a_clone_look_ups_wait_for_nothing_and_changes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tree.img"
+    path.write_bytes(bytes(256 * BLOCK))
+    with BlockManager(path) as bm, created(bm) as (tm, space):
+        tree = Tree.create(tm, levels=2)
+        with tm.transaction(root_of(space, root_bytes(tree))):
+            for key in range(1000):
+                tree[key % 3, key] = key
+    with BlockManager(path) as bm, opened(bm) as (tm, _, extra):
+        clone = tm.nonblocking_clone()
+        cold = Tree.open(clone, int.from_bytes(extra[:8], "little"), levels=2)
+        with pytest.raises(thinmeta.WouldBlockError):
+            cold.get((1, 400))
+        deadline = time.monotonic() + 20
+        while True:
+            tm.issue_prefetches()
+            try:
+                assert cold[1, 400] == 400
+            except thinmeta.WouldBlockError:
+                assert time.monotonic() < deadline
+            else:
+                break
+        assert (1, 401) not in cold and cold.root == int.from_bytes(extra[:8], "little")
+        refused: list[Callable[[], object]] = [
+            lambda: cold.insert((1, 1), 1),
+            lambda: cold.remove_range(0, 9, prefix=1),
+            lambda: cold.first(prefix=1),
+            lambda: next(cold.items(prefix=1)),
+            lambda: Tree.create(clone),
+            cold.delete,
+            cold.snapshot,
+        ]
+        for use in refused:
+            with pytest.raises(thinmeta.WouldBlockError):
+                use()
+        with pytest.raises(thinmeta.WouldBlockError):
+            del cold[1, 400]
 
 
 class TreeLaws(RuleBasedStateMachine):

@@ -1,22 +1,20 @@
 //! Trees over a transaction manager: any depth of nesting, values that refer to blocks.
 
-use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
-use pyo3::types::PyTuple;
 
 use super::arguments::{Block, Offset};
 use super::input::{Key, Stop, misuse, packed_values, value, value_object, words};
 use super::kept::Kept;
+use super::low_items::{Keys, TreeItems};
 use super::managed::{Managed, Part};
 use super::transaction::TransactionManager;
 use super::tree_values::Values;
 use crate::block::BlockManager;
-use crate::btree::{self, Cursor, TreeType, Wait};
+use crate::btree::{self, TreeType, Wait};
 use crate::error::{Error, Result};
 use crate::python::error::exception;
 use crate::transaction::Transaction;
@@ -24,28 +22,8 @@ use crate::units::BlockNr;
 
 /// Bytes of a root in a leaf of an upper level.
 const ROOT_BYTES: usize = 8;
-/// Entries that an iterator takes at a time, at least.
-const BATCH: usize = 256;
 /// Nobody nests deeper.
 const MAX_LEVELS: usize = 8;
-
-/// The keys of an entry, or of a tree inside a tree: a number, or a tuple of them.
-pub(super) struct Keys(Vec<u64>);
-
-impl<'py> FromPyObject<'_, 'py> for Keys {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let Ok(tuple) = object.cast::<PyTuple>() else {
-            return object.extract::<Key>().map(|key| Self(vec![key.0]));
-        };
-        let keys: PyResult<Vec<u64>> = tuple
-            .iter()
-            .map(|key| key.extract::<Key>().map(|key| key.0))
-            .collect();
-        keys.map(Self)
-    }
-}
 
 /// What every call needs to know of the tree.
 #[derive(Clone, Copy)]
@@ -88,13 +66,7 @@ impl Form {
     }
 
     /// The root of the last level's tree under `prefix`, and whether there is one.
-    fn subtree(
-        self,
-        blocks: &Arc<BlockManager>,
-        root: BlockNr,
-        prefix: &[u64],
-        wait: Wait,
-    ) -> Result<Option<BlockNr>> {
+    fn subtree(self, root: BlockNr, prefix: &[u64], read: Read<'_>) -> Result<Option<BlockNr>> {
         if prefix.len() + 1 != self.levels {
             let (found, wanted) = (prefix.len(), self.levels - 1);
             let text = format!("{found} keys where the upper levels have {wanted}");
@@ -103,7 +75,7 @@ impl Form {
         let mut at = root;
         for key in prefix {
             let mut found = [0; ROOT_BYTES];
-            if !btree::get(blocks, at, ROOT_BYTES, *key, &mut found, wait)? {
+            if !read(at, *key, &mut found)? {
                 return Ok(None);
             }
             at = BlockNr(u64::from_le_bytes(found));
@@ -111,24 +83,29 @@ impl Form {
         Ok(Some(at))
     }
 
-    fn get(
-        self,
-        blocks: &Arc<BlockManager>,
-        root: BlockNr,
-        keys: &[u64],
-        wait: Wait,
-    ) -> Result<Option<Vec<u8>>> {
+    fn get(self, root: BlockNr, keys: &[u64], read: Read<'_>) -> Result<Option<Vec<u8>>> {
         let Some((last, prefix)) = keys.split_last().filter(|_| keys.len() == self.levels) else {
             let text = format!("{} keys for a tree of {} levels", keys.len(), self.levels);
             return Err(Error::Usage(text));
         };
-        let Some(at) = self.subtree(blocks, root, prefix, wait)? else {
+        let Some(at) = self.subtree(root, prefix, read)? else {
             return Ok(None);
         };
         let mut found = vec![0; self.value_bytes];
-        let there = btree::get(blocks, at, self.value_bytes, *last, &mut found, wait)?;
+        let there = read(at, *last, &mut found)?;
         Ok(there.then_some(found))
     }
+}
+
+/// Copies the value of a key of the tree under a root; whether there is one.
+type Read<'r> = &'r dyn Fn(BlockNr, u64, &mut [u8]) -> Result<bool>;
+
+/// Reads from the cache, and from the device if told to.
+fn reader(
+    blocks: &Arc<BlockManager>,
+    wait: Wait,
+) -> impl Fn(BlockNr, u64, &mut [u8]) -> Result<bool> {
+    move |root, key, out| btree::get(blocks, root, out.len(), key, out, wait)
 }
 
 /// A B-tree in the blocks of a transaction manager, for who keeps roots of their own.
@@ -150,6 +127,8 @@ pub(crate) struct Tree {
     managed: Arc<Managed>,
     form: Form,
     rooted: Arc<Kept<BlockNr>>,
+    /// Opened on a non-blocking clone: look-ups of single keys are all there is.
+    nonblocking: bool,
 }
 
 impl Tree {
@@ -161,7 +140,15 @@ impl Tree {
             managed: Arc::clone(managed),
             form,
             rooted,
+            nonblocking: false,
         }
+    }
+
+    fn check_may_wait(&self, py: Python<'_>) -> PyResult<()> {
+        if self.nonblocking {
+            return Err(exception(py, Error::WouldBlock));
+        }
+        Ok(())
     }
 
     /// Changes the tree, whose new root the change gives.
@@ -175,6 +162,7 @@ impl Tree {
         ) -> Result<(Option<BlockNr>, T)>
         + Send,
     ) -> PyResult<T> {
+        self.check_may_wait(py)?;
         self.managed.change(py, |txn| {
             let root = self.rooted.now()?;
             let (root, answer) = self.form.with(|tree| change(txn, tree, root))?;
@@ -189,6 +177,7 @@ impl Tree {
         py: Python<'_>,
         look: impl FnOnce(&Arc<BlockManager>, BlockNr) -> Result<T> + Send,
     ) -> PyResult<T> {
+        self.check_may_wait(py)?;
         let look = |txn: &Transaction| look(txn.blocks(), self.rooted.now()?);
         self.managed.look(py, look)
     }
@@ -196,17 +185,31 @@ impl Tree {
     /// The value of `keys`: attached where it is cached and nobody is in the way.
     fn find(&self, py: Python<'_>, keys: &[u64]) -> PyResult<Option<Vec<u8>>> {
         let core = self.managed.core(py)?;
-        let tried = core.try_look(|txn| {
-            let root = self.rooted.now()?;
-            self.form.get(txn.blocks(), root, keys, Wait::No)
-        });
-        match tried {
-            Err(Error::WouldBlock) => {
-                let get = |blocks: &_, root| self.form.get(blocks, root, keys, Wait::Yes);
-                self.look(py, get)
+        let answer = if self.nonblocking {
+            self.managed.check_readable(py)?;
+            let clone = core.nonblocking_clone();
+            let read = |root, key, out: &mut [u8]| {
+                btree::get_nonblocking(&clone, root, out.len(), key, out)
+            };
+            let root = self.rooted.now();
+            root.and_then(|root| self.form.get(root, keys, &read))
+        } else {
+            let tried = core.try_look(|txn| {
+                let root = self.rooted.now()?;
+                self.form.get(root, keys, &reader(txn.blocks(), Wait::No))
+            });
+            if matches!(tried, Err(Error::WouldBlock)) {
+                return self.look(py, |blocks, root| {
+                    self.form.get(root, keys, &reader(blocks, Wait::Yes))
+                });
             }
-            answer => answer.map_err(|error| exception(py, error)),
-        }
+            tried
+        };
+        answer.map_err(|error| exception(py, error))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.form.value_bytes
     }
 
     fn value(&self, item: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
@@ -216,14 +219,17 @@ impl Tree {
     }
 
     /// The root of the last level's tree under `prefix`, when something is to be read.
-    fn last_level<T: Send>(
+    pub(super) fn last_level<T: Send>(
         &self,
         py: Python<'_>,
         prefix: &[u64],
         look: impl FnOnce(&Arc<BlockManager>, BlockNr) -> Result<Option<T>> + Send,
     ) -> PyResult<Option<T>> {
         self.look(py, |blocks, root| {
-            match self.form.subtree(blocks, root, prefix, Wait::Yes)? {
+            match self
+                .form
+                .subtree(root, prefix, &reader(blocks, Wait::Yes))?
+            {
                 Some(at) => look(blocks, at),
                 None => Ok(None),
             }
@@ -232,9 +238,12 @@ impl Tree {
 }
 
 /// An entry as Python has it.
-type Item<'py> = (u64, Bound<'py, PyAny>);
+pub(super) type Item<'py> = (u64, Bound<'py, PyAny>);
 
-fn item<'py>(py: Python<'py>, entry: Option<(u64, Vec<u8>)>) -> PyResult<Option<Item<'py>>> {
+pub(super) fn item<'py>(
+    py: Python<'py>,
+    entry: Option<(u64, Vec<u8>)>,
+) -> PyResult<Option<Item<'py>>> {
     let made = entry.map(|(key, value)| Ok((key, value_object(py, &value)?)));
     made.transpose()
 }
@@ -285,8 +294,11 @@ impl Tree {
 
     /// Open a tree that is there.
     ///
+    /// On a non-blocking clone, look-ups of single keys raise :class:`WouldBlockError`
+    /// where a node is not cached, and everything else does.
+    ///
     /// Args:
-    ///     tm: The transaction manager.
+    ///     tm: The transaction manager, or a non-blocking clone of one.
     ///     root: The block where it starts.
     ///     value_bytes: As it was made; so are the others.
     ///     levels: How deep trees nest.
@@ -314,7 +326,13 @@ impl Tree {
         subtree_value_bytes: Offset,
     ) -> PyResult<Self> {
         let form = Form::new(py, value_bytes, levels, values, subtree_value_bytes)?;
-        let (managed, root) = (tm.real(py)?, BlockNr(root.0));
+        let root = BlockNr(root.0);
+        if let Some(managed) = tm.nonblocking(py)? {
+            let mut tree = Self::over(managed, form, root, Some(root));
+            tree.nonblocking = true;
+            return Ok(tree);
+        }
+        let managed = tm.real(py)?;
         let own = managed.look(py, |txn| {
             txn.ref_count(root)?;
             Ok(txn.is_shadow(root))
@@ -324,6 +342,12 @@ impl Tree {
 
     #[getter]
     fn root(&self, py: Python<'_>) -> PyResult<u64> {
+        if self.nonblocking {
+            let root = self.rooted.now();
+            return root
+                .map(|root| root.0)
+                .map_err(|error| exception(py, error));
+        }
         self.look(py, |_, root| Ok(root.0))
     }
 
@@ -499,15 +523,7 @@ impl Tree {
             );
             return Err(misuse(slf.py(), text));
         }
-        Ok(TreeItems {
-            tree: slf.unbind(),
-            prefix: prefix.0,
-            stop: stop.0,
-            ahead: Mutex::new(Ahead {
-                next: Some(start.0),
-                entries: VecDeque::new(),
-            }),
-        })
+        Ok(TreeItems::new(slf.unbind(), prefix.0, start.0, stop.0))
     }
 
     /// Delete the tree, and what its values refer to; then it is of no use.
@@ -525,6 +541,7 @@ impl Tree {
 
     /// A copy that costs nothing: both share everything until one of them changes.
     fn snapshot(&self, py: Python<'_>) -> PyResult<Self> {
+        self.check_may_wait(py)?;
         let root = self.managed.change(py, |txn| {
             let root = self.rooted.now()?;
             txn.inc(root)?;
@@ -540,71 +557,5 @@ impl Tree {
             ..
         } = self.form;
         format!("<thinmeta.engine.Tree levels={levels} value_bytes={value_bytes}>")
-    }
-}
-
-/// Entries that were read and not given yet.
-struct Ahead {
-    /// Where to read on; None at the end.
-    next: Option<u64>,
-    entries: VecDeque<(u64, Vec<u8>)>,
-}
-
-/// Entries of a :class:`Tree`, read some hundred at a time.
-#[pyclass(frozen, module = "thinmeta._core")]
-pub(crate) struct TreeItems {
-    tree: Py<Tree>,
-    prefix: Vec<u64>,
-    stop: Option<u64>,
-    ahead: Mutex<Ahead>,
-}
-
-impl TreeItems {
-    fn ahead(&self, py: Python<'_>) -> MutexGuard<'_, Ahead> {
-        let ahead = self.ahead.lock_py_attached(py);
-        ahead.unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[pymethods]
-impl TreeItems {
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Item<'py>>> {
-        let mut ahead = self.ahead(py);
-        if let Some(entry) = ahead.entries.pop_front() {
-            drop(ahead);
-            return item(py, Some(entry));
-        }
-        let Some(next) = ahead.next else {
-            return Ok(None);
-        };
-        drop(ahead);
-        let tree = self.tree.get();
-        let bytes = tree.form.value_bytes;
-        let read = tree.last_level(py, &self.prefix, |blocks, at| {
-            let mut cursor = Cursor::new(blocks, at, bytes, next, self.stop);
-            let mut entries = VecDeque::new();
-            while entries.len() < BATCH
-                && let Some(leaf) = cursor.next_leaf()?
-            {
-                let (keys, values) = leaf.packed_entries(bytes)?;
-                let values = values.chunks_exact(bytes).map(<[u8]>::to_vec);
-                entries.extend(keys.iter().map(|key| key.get()).zip(values));
-            }
-            Ok(Some(entries))
-        })?;
-        let mut entries = read.unwrap_or_default();
-        let first = entries.pop_front();
-        let mut ahead = self.ahead(py);
-        ahead.next = entries
-            .back()
-            .or(first.as_ref())
-            .and_then(|(key, _)| key.checked_add(1));
-        ahead.entries = entries;
-        drop(ahead);
-        item(py, first)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
-use super::block::Session;
+use super::session::Session;
 use super::turn::{Turn, patiently};
 use crate::block::{BlockManager, Checks, WriteGuard};
 use crate::error::{Error, Result};

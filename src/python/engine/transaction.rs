@@ -8,13 +8,15 @@ use pyo3::sync::MutexExt;
 use pyo3::types::PyMemoryView;
 
 use super::arguments::{Block, Offset};
-use super::block::{BlockManager, ReadLock, Session, WriteLock, lock_to_read, take_guard};
+use super::block::{BlockManager, ReadLock, WriteLock, lock_to_read, take_guard};
 use super::managed::Managed;
-use super::space::SpaceMap;
+use super::opening::{Opened, make_way, open_with};
+use super::scope::TransactionScope;
+use super::session::Session;
 use super::turn::patiently;
 use super::validator::Validator;
-use crate::block::{self, Checks, WriteGuard, ask_patience};
-use crate::error::{Error, Result};
+use crate::block::{WriteGuard, ask_patience};
+use crate::error::Error;
 use crate::python::buffer::Lock;
 use crate::python::error::exception;
 use crate::transaction::TransactionManager as Core;
@@ -44,53 +46,21 @@ pub(crate) struct TransactionManager {
     first_lock: Mutex<Option<Py<WriteLock>>>,
 }
 
-/// What `create` and `open` return.
-type Opened = (Py<TransactionManager>, Py<SpaceMap>, Py<WriteLock>);
-
-/// Creates or opens, and puts the three together.
-fn open_with(
-    blocks: &Bound<'_, BlockManager>,
-    checks: &Checks,
-    open: impl FnOnce(&Arc<block::BlockManager>) -> Result<(Arc<Core>, WriteGuard)> + Send,
-) -> PyResult<Opened> {
-    let (py, session) = (blocks.py(), blocks.get().session());
-    let manager = session.manager(py)?;
-    session.manage().map_err(|error| exception(py, error))?;
-    let opened = patiently(py, || open(&manager));
-    let (core, guard) = opened.inspect_err(|_| session.unmanaged())?;
-    let managed = Managed::new(session, core, checks.clone());
-    let lock = WriteLock::new(py, session, guard)?;
-    let space = SpaceMap::metadata(py, &managed)?;
-    let manager = TransactionManager {
-        blocks: blocks.clone().unbind(),
-        managed,
-        clone: None,
-        first_lock: Mutex::new(Some(lock.clone_ref(py))),
-    };
-    Ok((Py::new(py, manager)?, space, lock))
-}
-
-/// Sees to it that nothing of value is at the superblock's place.
-fn make_way(blocks: &Arc<block::BlockManager>, at: BlockNr, overwrite: bool) -> Result<()> {
-    if at != BlockNr(0) || blocks.nr_blocks() == 0 {
-        // The core says what is wrong with that.
-        return Ok(());
-    }
-    let found = blocks.read_lock_patiently(at, None, Some(&ask_patience))?;
-    if found.is_zero() {
-        return Ok(());
-    }
-    drop(found);
-    if overwrite {
-        return blocks.wipe(at);
-    }
-    Err(Error::AlreadyFormatted {
-        path: blocks.device().path().to_owned(),
-        reason: "block 0 is not all zero, something is here already".to_owned(),
-    })
-}
-
 impl TransactionManager {
+    /// `lock` is the superblock's.
+    pub(super) fn new(
+        blocks: &Bound<'_, BlockManager>,
+        managed: Arc<Managed>,
+        lock: Py<WriteLock>,
+    ) -> Self {
+        Self {
+            blocks: blocks.clone().unbind(),
+            managed,
+            clone: None,
+            first_lock: Mutex::new(Some(lock)),
+        }
+    }
+
     pub(super) fn managed(&self) -> &Arc<Managed> {
         &self.managed
     }
@@ -102,6 +72,12 @@ impl TransactionManager {
             None => Ok(&self.managed),
             Some(_) => Err(would_block(py)),
         }
+    }
+
+    /// For what a clone does in its own way.
+    pub(super) fn nonblocking(&self, py: Python<'_>) -> PyResult<Option<&Arc<Managed>>> {
+        self.check_open(py)?;
+        Ok(self.clone.as_ref().map(|_| &self.managed))
     }
 
     /// For what a clone refuses because it was a mistake to ask it.
@@ -146,7 +122,7 @@ impl TransactionManager {
     }
 
     /// Both halves of a commit, with `fill` between them.
-    fn commit_with(&self, py: Python<'_>, fill: &Py<PyAny>) -> PyResult<()> {
+    pub(super) fn commit_with(&self, py: Python<'_>, fill: &Py<PyAny>) -> PyResult<()> {
         self.managed.pre_commit(py)?;
         let lock = self.lock_superblock(py)?;
         let filled = PyMemoryView::from(lock.bind(py)).and_then(|view| {
@@ -322,10 +298,7 @@ impl TransactionManager {
     ///     WouldBlockError: This is a clone.
     fn transaction(slf: Bound<'_, Self>, fill: Py<PyAny>) -> PyResult<TransactionScope> {
         slf.get().real(slf.py())?;
-        Ok(TransactionScope {
-            manager: slf.unbind(),
-            fill,
-        })
+        Ok(TransactionScope::new(slf.unbind(), fill))
     }
 
     /// Allocate a block: zeros, one reference, this transaction's own.
@@ -562,52 +535,5 @@ impl Drop for TransactionManager {
                 raised.write_unraisable(py, None);
             }
         });
-    }
-}
-
-/// A ``with`` block that commits when it is left quietly and rolls back otherwise.
-///
-/// Made by :meth:`TransactionManager.transaction`.
-#[pyclass(frozen, module = "thinmeta._core")]
-pub(crate) struct TransactionScope {
-    manager: Py<TransactionManager>,
-    fill: Py<PyAny>,
-}
-
-#[pymethods]
-impl TransactionScope {
-    fn __enter__(&self, py: Python<'_>) -> PyResult<Py<TransactionManager>> {
-        let managed = self.manager.get().real(py)?;
-        managed.check_readable(py)?;
-        managed
-            .enter_scope()
-            .map_err(|error| exception(py, error))?;
-        Ok(self.manager.clone_ref(py))
-    }
-
-    #[pyo3(signature = (raised, value, traceback, /))]
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        raised: &Bound<'_, PyAny>,
-        value: &Bound<'_, PyAny>,
-        traceback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let _ = traceback;
-        let manager = self.manager.get();
-        let managed = manager.managed();
-        managed.leave_scope();
-        if !raised.is_none() {
-            if let Err(failed) = managed.abort(py) {
-                let note = format!("and the roll-back failed: {failed}");
-                value.call_method1("add_note", (note,))?;
-            }
-            return Ok(());
-        }
-        let committed = manager.commit_with(py, &self.fill);
-        committed.inspect_err(|_| {
-            // The commit's own error says more than what this one may add.
-            drop(managed.abort(py));
-        })
     }
 }
