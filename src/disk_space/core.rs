@@ -175,7 +175,7 @@ impl Core {
         let at = BlockNr(entry.blocknr.get());
         let block = blocks.read(at, &BITMAP_VALIDATOR)?;
         let view: &Bitmap = block.view();
-        if bitmap == 0 && matches!(self.index, Index::Block { .. }) && view.entry(0) == 0 {
+        if self.is_superblock(bitmap) && view.entry(0) == 0 {
             // Whoever believed it would overwrite the superblock.
             let expected = "1 or more, of the superblock";
             return Err(Damage::new(at, BITMAP_NAME, "reference count", 0_u32, expected).into());
@@ -255,7 +255,9 @@ impl Core {
             return Ok(old);
         }
         let mut new = Search::new(self.free.wanted().max(NEW_RUN));
-        let end = self.nr_blocks.min(top + 2 * self.free.wanted().max(NEW_RUN));
+        let end = self
+            .nr_blocks
+            .min(top + 2 * self.free.wanted().max(NEW_RUN));
         self.search(blocks, top..end, &mut new)?;
         let new = new.longest();
         if new.is_empty() {
@@ -298,7 +300,9 @@ impl Core {
             return Ok(self.nr_blocks);
         };
         let untouched = u32::try_from(ENTRIES_PER_BITMAP).unwrap_or_default();
-        let last = entries.iter().rposition(|entry| entry.nr_free.get() < untouched);
+        let last = entries
+            .iter()
+            .rposition(|entry| entry.nr_free.get() < untouched);
         let mut top = 0;
         if let Some(last) = last {
             self.learn(blocks, last as u64)?;
@@ -307,6 +311,12 @@ impl Core {
         let top = top.min(self.nr_blocks);
         self.free.set_top(top);
         Ok(top)
+    }
+
+    /// Whether this is the block that must never be free: the superblock, which
+    /// every map of metadata keeps at its start.
+    pub fn is_superblock(&self, block: u64) -> bool {
+        block == 0 && matches!(self.index, Index::Block { .. })
     }
 
     /// Whether a change of these counts would be legal. What is illegal is told
@@ -328,6 +338,7 @@ impl Core {
             for block in at..end {
                 match (view.entry(offset(block)), change) {
                     (0, Change::Dec) => return Err(below_zero(block)),
+                    (1, Change::Dec) if self.is_superblock(block) => return Err(superblock()),
                     (MANY, Change::Inc) if self.stored_count(blocks, block)? == u32::MAX => {
                         return Err(above_limit(block));
                     }
@@ -452,6 +463,11 @@ impl Core {
             self.free.release(block);
         }
     }
+}
+
+/// What is said to whoever would set the superblock free.
+pub(super) fn superblock() -> Error {
+    Error::usage("the superblock keeps a reference: it is never free")
 }
 
 /// Where a block's entry is in its bitmap.

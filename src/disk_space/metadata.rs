@@ -13,7 +13,9 @@ use zerocopy::FromZeros;
 
 use super::SpaceMapRoot;
 use super::bitmap::{BITMAP_VALIDATOR, MANY};
-use super::core::{Change, Core, Home, Index, PER_BITMAP, bitmaps_for, change_counts, fresh_entry};
+use super::core::{
+    Change, Core, Home, Index, PER_BITMAP, bitmaps_for, change_counts, fresh_entry, superblock,
+};
 use super::free::FreeMap;
 use super::index::{INDEX_VALIDATOR, IndexEntry, MAX_METADATA_BITMAPS, MetadataIndex};
 use crate::block::BlockManager;
@@ -333,8 +335,10 @@ pub(crate) fn count_references(
     } else {
         own.core.check_change(&manager, &blocks, what)
     };
+    let refused = matches!(answer, Err(Error::Damaged(_) | Error::Io { .. }));
     if let Some(checker) = &mut own.checker
-        && !matches!(answer, Err(Error::Damaged(_) | Error::Io { .. }))
+        && !refused
+        && !(answer.is_err() && blocks.contains(&0))
     {
         match what {
             Change::Inc => checker.incremented(blocks.clone(), answer.is_ok())?,
@@ -351,6 +355,9 @@ pub(crate) fn set_count(txn: &mut Transaction, block: u64, count: u32) -> Result
     check_open(txn)?;
     let own = map(txn);
     check_range(&(block..block.saturating_add(1)), own.core.nr_blocks)?;
+    if count == 0 && own.core.is_superblock(block) {
+        return Err(superblock());
+    }
     if let Some(checker) = &mut own.checker {
         checker.was_set(block, count);
     }
