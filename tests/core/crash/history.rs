@@ -151,6 +151,11 @@ impl Run {
             self.views
                 .push_back((view, Content::new(self.generation, &self.trees)));
         }
+        for op in &script.ops {
+            if let Op::Grow(blocks) = op {
+                self.device.grow(usize::try_from(*blocks).unwrap() * BLOCK);
+            }
+        }
         let begin = operations(&self.device);
         let txn = self.store.transaction(None);
         let txn = txn.map_err(|error| error.to_string())?;
@@ -291,6 +296,22 @@ pub fn scripted() -> Vec<History> {
                 commit(vec![
                     Op::Snapshot("a", "b"),
                     Op::PutMany("b", 1000, scattered(220), 4),
+                ]),
+            ],
+        ),
+        History::new(
+            "growth",
+            30,
+            vec![
+                commit(vec![Op::PutMany("a", 1000, keys(0..30), 1)]),
+                commit(vec![Op::PutMany("b", 1000, keys(0..60), 2)]),
+                abort(vec![Op::Grow(60), Op::PutMany("b", 1000, keys(0..60), 3)]),
+                commit(vec![Op::Grow(60)]),
+                commit(vec![Op::PutMany("b", 1000, keys(0..60), 4), Op::Grow(61)]),
+                commit(vec![
+                    Op::Grow(200),
+                    Op::Snapshot("b", "c"),
+                    Op::Put("c", 1000, keys(0..50), 5),
                 ]),
             ],
         ),

@@ -20,6 +20,8 @@ pub enum Op {
     RemoveRange(&'static str, Range<u64>),
     Snapshot(&'static str, &'static str),
     Delete(&'static str),
+    /// To so many blocks, which the device has.
+    Grow(u64),
 }
 
 /// How a transaction ends.
@@ -115,6 +117,7 @@ impl Op {
                 txn.snapshot(from, to)?;
                 trees.insert((*to).to_owned(), trees[*from].clone());
             }
+            Self::Grow(blocks) => txn.grow(blocks * 4096)?,
             Self::Delete(name) => {
                 txn.delete(name)?;
                 trees.remove(*name);
