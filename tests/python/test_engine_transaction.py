@@ -382,6 +382,19 @@ def test_a_write_lock_that_an_abort_took_away_is_left_quietly(bm: BlockManager) 
 # ---- failures ----
 
 
+def test_before_the_first_commit_there_is_nothing_to_go_back_to(bm: BlockManager) -> None:
+    tm, _, superblock = TransactionManager.create(bm, 0, HEAD)
+    with tm:
+        new(tm, b"x")
+        with pytest.raises(thinmeta.UsageError, match="create it anew"):
+            tm.abort()
+        with pytest.raises(thinmeta.AbortedError):
+            new(tm, b"y")
+    assert not superblock.held
+    with created(bm) as (tm, space):
+        assert space.nr_free == 60
+
+
 def test_between_the_halves_of_a_commit_nothing_changes(bm: BlockManager) -> None:
     with created(bm) as (tm, space):
         where = new(tm, b"x")

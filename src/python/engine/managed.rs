@@ -39,10 +39,18 @@ pub(super) struct Managed {
     told: Mutex<Option<Py<PyAny>>>,
     /// Whether a `with` block's transaction is open.
     scoped: AtomicBool,
+    /// Whether there is a commit to go back to.
+    committed: AtomicBool,
 }
 
 impl Managed {
-    pub fn new(session: &Arc<Session>, core: Arc<TransactionManager>, checks: Checks) -> Arc<Self> {
+    /// `committed`: whether there is a commit to go back to.
+    pub fn new(
+        session: &Arc<Session>,
+        core: Arc<TransactionManager>,
+        checks: Checks,
+        committed: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             session: Arc::clone(session),
             superblock: core.superblock(),
@@ -53,6 +61,7 @@ impl Managed {
             low: Arc::default(),
             told: Mutex::default(),
             scoped: AtomicBool::new(false),
+            committed: AtomicBool::new(committed),
         })
     }
 
@@ -134,6 +143,7 @@ impl Managed {
         let parts = self.parts();
         self.with_core(py, |core| {
             core.commit(superblock)?;
+            self.committed.store(true, Ordering::Release);
             parts.iter().try_for_each(|part| part.committed())
         })
     }
@@ -143,7 +153,14 @@ impl Managed {
         self.with_core(py, |core| {
             let answer = core.abort();
             parts.iter().for_each(|part| part.aborted(core.blocks()));
-            answer
+            match answer {
+                Err(Error::Damaged(_)) if !self.committed.load(Ordering::Acquire) => {
+                    let text = "nothing was committed that could be gone back to: \
+                                close the manager and create it anew";
+                    Err(Error::usage(text))
+                }
+                answer => answer,
+            }
         })
     }
 

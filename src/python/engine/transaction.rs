@@ -175,7 +175,7 @@ impl TransactionManager {
         overwrite: bool,
     ) -> PyResult<Opened> {
         let (at, checks) = (BlockNr(superblock.0), validator.checks());
-        open_with(bm, checks, |blocks| {
+        open_with(bm, checks, false, |blocks| {
             make_way(blocks, at, overwrite).map_err(|error| error.in_step("superblock"))?;
             Core::create_with_superblock(blocks, at, checks, checked)
         })
@@ -214,7 +214,7 @@ impl TransactionManager {
     ) -> PyResult<Opened> {
         let (at, checks) = (BlockNr(superblock.0), validator.checks());
         let root = root_offset.0..root_offset.0.saturating_add(root_max_len.0);
-        open_with(bm, checks, |blocks| {
+        open_with(bm, checks, true, |blocks| {
             Core::open_with_superblock(blocks, at, checks, root, checked)
         })
     }
@@ -451,7 +451,7 @@ impl TransactionManager {
     ///
     /// Raises:
     ///     PoisonedError: A write has failed: nobody knows what the device holds.
-    ///     UsageError: It is closed.
+    ///     UsageError: It is closed, or was just created and never committed.
     ///     WouldBlockError: This is a clone.
     fn abort(&self, py: Python<'_>) -> PyResult<()> {
         self.real(py)?.abort(py)
