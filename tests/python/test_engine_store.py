@@ -487,3 +487,19 @@ def test_a_store_is_what_dictionaries_are(tmp_path: Path) -> None:
             max_examples=HISTORIES, stateful_step_count=25, deadline=None, print_blob=True
         ),
     )
+
+
+def test_a_full_store_is_made_larger_in_a_transaction(tmp_path: Path) -> None:
+    path = tmp_path / "s.img"
+    with Store.create(path, size_bytes=64 << 10, checked=True) as store:
+        keys = array.array("Q", range(20_000))
+        with pytest.raises(thinmeta.NoSpaceError), store.transaction() as txn:
+            txn.tree("a").insert_many(keys, keys)
+        with store.transaction() as txn:
+            with pytest.raises(thinmeta.UsageError):
+                txn.grow(4096)
+            txn.grow(1 << 20)
+            txn.tree("a").insert_many(keys, keys)
+        assert (store.nr_blocks, path.stat().st_size) == (256, 1 << 20)
+    with Store.open(path, checked=True) as store, store.view() as view:
+        assert view.tree("a")[19_999] == 19_999

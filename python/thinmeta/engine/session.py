@@ -122,6 +122,21 @@ class StoreTransaction:
         """
         self._native.delete(name)
 
+    def grow(self, size_bytes: int) -> None:
+        """Make room: a file is made ``size_bytes`` long, a device has to be already.
+
+        Rolling back leaves the store as it was, though the file stays longer.
+
+        Args:
+            size_bytes: In all; only whole blocks of 4096 bytes count.
+
+        Raises:
+            UsageError: Less than there is, more than the device has, or more
+                than 4 161 600 blocks.
+            NoSpaceError: The new blocks cannot even hold their own counts.
+        """
+        self._native.grow(size_bytes)
+
     def names(self) -> list[str]:
         """Names of all trees, sorted."""
         return self._native.names()

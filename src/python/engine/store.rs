@@ -201,6 +201,10 @@ impl StoreTransaction {
         detached(py, || self.state.change(|txn| txn.snapshot(source, target)))
     }
 
+    fn grow(&self, py: Python<'_>, size_bytes: u64) -> PyResult<()> {
+        detached(py, || self.state.change(|txn| txn.grow(size_bytes)))
+    }
+
     fn delete(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         detached(py, || {
             self.state.change(|txn| {
