@@ -216,7 +216,13 @@ impl TransactionManager {
     /// # Errors
     /// [`Error::Aborted`], and as [`BlockManager::read_lock`].
     pub fn read_lock(&self, at: BlockNr, checks: impl Into<Checks>) -> Result<ReadGuard> {
-        self.check_readable(&self.lock())?;
+        // Not waited for: whoever makes a change may be waiting for what the caller
+        // holds already.
+        match self.inner.try_lock() {
+            Ok(inner) => self.check_readable(&inner)?,
+            Err(TryLockError::Poisoned(poisoned)) => self.check_readable(&poisoned.into_inner())?,
+            Err(TryLockError::WouldBlock) => {}
+        }
         self.blocks.read_lock(at, checks)
     }
 
