@@ -63,7 +63,7 @@ $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -t
 # ---- what people ask for ----
 
 .PHONY: help demo test check test-rust test-python build wheel sdist check-wheel stubs \
-	bench peers fuzz hostile crash crash-can-fail lock clean
+	bench peers fuzz hostile crash crash-can-fail interleave lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,6 +122,10 @@ hostile: $(DEV_ENV) $(NATIVE) ## the tests on damaged images with HOSTILE_CASES 
 crash: ## the crash tests with CRASH_IMAGES (100000) images from CRASH_SEED (1) on; a minute or two
 	@THINMETA_CRASH_IMAGES=$(CRASH_IMAGES) THINMETA_CRASH_SEED=$(CRASH_SEED) \
 	    cargo test --release $(LOCKED) --test core crash:: -- --nocapture
+
+interleave: ## the block manager's locks under 24000 interleavings of threads; a minute or two
+	@RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/shuttle \
+	    cargo test $(LOCKED) --lib block::model
 
 crash-can-fail: ## each of several built-in mistakes, and whether the crash tests notice it
 	@scripts/crash-can-fail
