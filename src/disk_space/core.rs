@@ -10,8 +10,9 @@ use zerocopy::little_endian::U32;
 
 use super::SpaceMapRoot;
 use super::bitmap::{BITMAP_NAME, BITMAP_VALIDATOR, Bitmap, ENTRIES_PER_BITMAP, MANY};
-use super::free::{FreeMap, Search};
+use super::free::FreeMap;
 use super::index::{INDEX_NAME, IndexEntry, MAX_METADATA_BITMAPS};
+use super::search::Search;
 use crate::block::BlockManager;
 use crate::btree::{self, BTree, Plain, TreeType, Wait};
 use crate::error::{Damage, Error, Result};

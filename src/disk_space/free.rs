@@ -6,6 +6,7 @@ use std::ops::Range;
 use rustc_hash::FxHashMap;
 
 use super::bitmap::{Bitmap, ENTRIES_PER_BITMAP};
+use super::search::Search;
 use crate::sabotage::sabotaged;
 
 /// Words of one bit per entry of a bitmap block.
@@ -334,59 +335,10 @@ impl Withheld {
     }
 }
 
-/// The search for a run: the first that is long enough, else the longest.
-pub(super) struct Search {
-    wanted: u64,
-    current: Range<u64>,
-    longest: Range<u64>,
-}
-
-impl Search {
-    pub fn new(wanted: u64) -> Self {
-        Self {
-            wanted,
-            current: 0..0,
-            longest: 0..0,
-        }
-    }
-
-    /// Free blocks. `true`: enough.
-    fn free(&mut self, blocks: Range<u64>) -> bool {
-        if self.current.end == blocks.start && !self.current.is_empty() {
-            self.current.end = blocks.end;
-        } else {
-            self.current = blocks;
-        }
-        if length(&self.current) > length(&self.longest) {
-            self.longest = self.current.clone();
-        }
-        length(&self.longest) >= self.wanted
-    }
-
-    /// Something is in the way.
-    pub fn gap(&mut self) {
-        self.current = 0..0;
-    }
-
-    /// Whether it is over.
-    pub fn is_satisfied(&self) -> bool {
-        length(&self.longest) >= self.wanted
-    }
-
-    /// The best run; empty when there is no free block.
-    pub fn longest(self) -> Range<u64> {
-        self.longest
-    }
-}
-
 fn add(all: &mut Bits, bits: &Bits) {
     all.iter_mut()
         .zip(bits)
         .for_each(|(all, bits)| *all |= bits);
-}
-
-fn length(blocks: &Range<u64>) -> u64 {
-    blocks.end - blocks.start
 }
 
 fn index(number: u64) -> usize {

@@ -10,8 +10,10 @@ mod bitmap;
 mod core;
 mod data;
 mod free;
+mod grow;
 mod index;
 mod metadata;
+mod search;
 
 use std::sync::Arc;
 
@@ -22,12 +24,12 @@ pub use bitmap::{
     BITMAP_NAME, BITMAP_VALIDATOR, Bitmap, ENTRIES_PER_BITMAP, ENTRIES_PER_WORD, MANY,
 };
 pub use data::{DataMap, MAX_DATA_BLOCKS};
+pub(crate) use grow::{create as create_metadata, extend as extend_metadata};
 pub use index::{INDEX_NAME, INDEX_VALIDATOR, IndexEntry, MAX_METADATA_BITMAPS, MetadataIndex};
 pub use metadata::LowSpace;
 pub(crate) use metadata::{
     MetadataMap, allocate, committed as metadata_committed, count_references,
-    create as create_metadata, extend as extend_metadata, pre_commit as pre_commit_metadata,
-    set_count, views_closed as metadata_views_closed,
+    pre_commit as pre_commit_metadata, set_count, views_closed as metadata_views_closed,
 };
 
 use crate::block::BlockManager;
