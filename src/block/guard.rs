@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::lock::Hold;
 use super::{BlockData, BlockManager};
@@ -142,5 +143,6 @@ impl Drop for WriteGuard {
         if let Some(data) = self.data.take() {
             self.manager.unlock_write(self.hold, data);
         }
+        self.manager.write_guards.fetch_sub(1, Ordering::Relaxed);
     }
 }

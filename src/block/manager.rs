@@ -1,7 +1,7 @@
 //! The block manager: locks, and where their blocks come from.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
 use super::cache::{Cache, Slot};
@@ -41,6 +41,8 @@ pub struct BlockManager {
     /// The block that only a commit writes.
     superblock: AtomicU64,
     read_only: AtomicBool,
+    /// Write guards that live, in force or not.
+    pub(super) write_guards: AtomicUsize,
     /// Why nothing is written any more.
     poison: OnceLock<String>,
 }
@@ -68,6 +70,7 @@ impl BlockManager {
             staging: Mutex::new(staging),
             superblock: AtomicU64::new(NO_SUPERBLOCK),
             read_only: AtomicBool::new(!writable),
+            write_guards: AtomicUsize::new(0),
             poison: OnceLock::new(),
         })
     }
@@ -279,6 +282,20 @@ impl BlockManager {
         self.tell(cache);
     }
 
+    /// A block other than the superblock that somebody has locked to change it:
+    /// it would not be written now.
+    pub(crate) fn write_locked(&self) -> Option<BlockNr> {
+        if self.write_guards.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let superblock = self.superblock();
+        let mut cache = self.lock_cache();
+        cache.every_slot().find_map(|number| {
+            let slot = cache.slot_quietly(number);
+            (slot.lock.is_written() && Some(slot.at) != superblock).then_some(slot.at)
+        })
+    }
+
     /// Whether nothing is written any more, and why.
     pub(crate) fn check_poison(&self) -> Result<()> {
         match self.poison.get() {
@@ -311,7 +328,7 @@ impl BlockManager {
 
     fn not_writable(&self) -> Error {
         Error::ReadOnly(format!(
-            "{} is open for reading",
+            "{} may not be changed now",
             self.device.path().display()
         ))
     }
@@ -356,6 +373,7 @@ impl BlockManager {
         data: Arc<BlockData>,
         fresh: bool,
     ) -> WriteGuard {
+        self.write_guards.fetch_add(1, Ordering::Relaxed);
         WriteGuard {
             manager: Arc::clone(self),
             hold,

@@ -24,8 +24,10 @@ enum State {
 struct Inner {
     txn: Transaction,
     state: State,
-    /// The metadata space map as of the last commit.
-    committed: SpaceMapRoot,
+    /// The metadata space map as of the last commit; of a new device, that of none.
+    committed: Option<SpaceMapRoot>,
+    /// How it was made, to make it again where there is no commit to go back to.
+    checked: bool,
 }
 
 /// Who reads which commit. Beside the transaction, so that views open and close
@@ -74,7 +76,7 @@ impl TransactionManager {
             blocks.discard_dirty(|_| false);
             error.in_step("space map create")
         })?;
-        Ok(Self::new(blocks, superblock, txn))
+        Ok(Self::new(blocks, superblock, txn, None, checked))
     }
 
     /// Opens the metadata space map under `root`, as a superblock has it.
@@ -90,7 +92,7 @@ impl TransactionManager {
         blocks.guard_superblock(superblock);
         let txn = Transaction::open(blocks, superblock, root, checked);
         let txn = txn.map_err(|error| error.in_step("space map open"))?;
-        Ok(Self::new(blocks, superblock, txn))
+        Ok(Self::new(blocks, superblock, txn, Some(*root), checked))
     }
 
     /// As [`Self::create`], and write-locks a superblock of zeros: the form of 2012.
@@ -129,9 +131,12 @@ impl TransactionManager {
         let locked = blocks.write_lock(superblock, &checks);
         let guard = locked.map_err(|error| error.in_step("superblock"))?;
         let root = SpaceMapRoot::from_area(guard.bytes().get(root_bytes).unwrap_or_default());
-        let opened = root.and_then(|root| Transaction::open(blocks, superblock, &root, checked));
+        let opened = root.and_then(|root| {
+            let txn = Transaction::open(blocks, superblock, &root, checked)?;
+            Ok(Self::new(blocks, superblock, txn, Some(root), checked))
+        });
         match opened {
-            Ok(txn) => Ok((Self::new(blocks, superblock, txn), guard)),
+            Ok(manager) => Ok((manager, guard)),
             Err(error) => {
                 guard.discard();
                 Err(error.in_step("space map open"))
@@ -139,8 +144,13 @@ impl TransactionManager {
         }
     }
 
-    fn new(blocks: &Arc<BlockManager>, superblock: BlockNr, txn: Transaction) -> Arc<Self> {
-        let committed = txn.space_root();
+    fn new(
+        blocks: &Arc<BlockManager>,
+        superblock: BlockNr,
+        txn: Transaction,
+        committed: Option<SpaceMapRoot>,
+        checked: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             blocks: Arc::clone(blocks),
             superblock,
@@ -148,6 +158,7 @@ impl TransactionManager {
                 txn,
                 state: State::Open,
                 committed,
+                checked,
             }),
             views: Mutex::default(),
             views_closed: AtomicBool::new(false),
@@ -247,6 +258,10 @@ impl TransactionManager {
         let mut inner = self.lock();
         self.check_open(&inner)?;
         self.blocks.check_writable()?;
+        if let Some(at) = self.blocks.write_locked() {
+            let text = format!("block {at} is locked for writing: release it before the commit");
+            return Err(Error::Usage(text));
+        }
         if let Err(error) = inner.txn.pre_commit() {
             inner.state = State::Aborted(error.to_string());
             return Err(error);
@@ -271,28 +286,45 @@ impl TransactionManager {
         self.commit_labelled(superblock, 0)
     }
 
+    /// Whether [`Self::commit`] can be called now, with a lock of `superblock`:
+    /// what it refuses for another reason than the disk's.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], [`Error::Aborted`].
+    pub fn check_commit(&self, superblock: BlockNr) -> Result<()> {
+        self.check_commit_of(&self.lock(), superblock)
+    }
+
+    fn check_commit_of(&self, inner: &Inner, superblock: BlockNr) -> Result<()> {
+        match &inner.state {
+            _ if superblock != self.superblock => Err(Error::usage("this is not the superblock")),
+            State::PreCommitted => Ok(()),
+            State::Open => Err(Error::usage("pre_commit comes before commit")),
+            State::Aborted(cause) => Err(Error::Aborted(cause.clone())),
+            State::Closed => Err(closed()),
+        }
+    }
+
+    /// Whether there is a commit to go back to: a device that was made and not
+    /// committed yet has no superblock that could be read.
+    #[must_use]
+    pub fn has_committed(&self) -> bool {
+        self.lock().committed.is_some()
+    }
+
     fn commit_labelled(&self, superblock: WriteGuard, label: u64) -> Result<()> {
         let mut inner = self.lock();
-        let wrong = match &inner.state {
-            _ if superblock.location() != self.superblock => {
-                Some(Error::usage("this is not the superblock"))
-            }
-            State::PreCommitted => None,
-            State::Open => Some(Error::usage("pre_commit comes before commit")),
-            State::Aborted(cause) => Some(Error::Aborted(cause.clone())),
-            State::Closed => Some(closed()),
-        };
-        if let Some(error) = wrong {
+        if let Err(error) = self.check_commit_of(&inner, superblock.location()) {
             superblock.discard();
             return Err(error);
         }
         self.blocks.write_superblock(superblock)?;
-        inner.committed = inner.txn.space_root();
+        inner.committed = Some(inner.txn.space_root());
         inner.state = State::Open;
         let mut views = self.lock_views();
         views.generation += 1;
         views.label = label;
-        let (generation, open) = (views.generation, !views.open.is_empty());
+        let (generation, open) = (views.generation, views.open.iter().max().copied());
         drop(views);
         inner.txn.committed(generation, open)
     }
@@ -345,8 +377,11 @@ impl TransactionManager {
         inner.state = State::Aborted("abort itself failed".to_owned());
         self.discard(&inner);
         self.blocks.check_poison()?;
-        let committed = inner.committed;
-        inner.txn.reopen(self.superblock, &committed)?;
+        match inner.committed {
+            Some(root) => inner.txn.reopen(self.superblock, &root)?,
+            // A new device goes back to a map in which nothing was allocated.
+            None => inner.txn = Transaction::create(&self.blocks, inner.checked)?,
+        }
         inner.state = State::Open;
         Ok(())
     }
@@ -445,4 +480,11 @@ impl TransactionManager {
 
 fn closed() -> Error {
     Error::usage("the transaction manager is closed")
+}
+
+impl Drop for TransactionManager {
+    fn drop(&mut self) {
+        // A read in the background would keep the device from whoever opens it next.
+        self.blocks.stop_prefetching();
+    }
 }

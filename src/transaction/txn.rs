@@ -94,13 +94,13 @@ impl Transaction {
     }
 
     /// The transaction is durable: its blocks belong to the committed state.
-    pub(crate) fn committed(&mut self, generation: u64, views: bool) -> Result<()> {
+    pub(crate) fn committed(&mut self, generation: u64, newest_view: Option<u64>) -> Result<()> {
         if !sabotaged("shadows-survive-commit") {
             self.shadows.clear();
         }
         match &mut self.space {
             Space::Memory(map) => map.commit(),
-            Space::Metadata(_) => disk_space::metadata_committed(self, generation, views),
+            Space::Metadata(_) => disk_space::metadata_committed(self, generation, newest_view),
         }
     }
 

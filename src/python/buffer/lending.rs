@@ -162,7 +162,7 @@ fn in_view(location: u64) -> PyErr {
 #[pymethods]
 impl Lock {
     #[getter]
-    fn location(&self) -> u64 {
+    pub(crate) fn location(&self) -> u64 {
         self.location
     }
 

@@ -39,18 +39,10 @@ pub(super) struct Managed {
     told: Mutex<Option<Py<PyAny>>>,
     /// Whether a `with` block's transaction is open.
     scoped: AtomicBool,
-    /// Whether there is a commit to go back to.
-    committed: AtomicBool,
 }
 
 impl Managed {
-    /// `committed`: whether there is a commit to go back to.
-    pub fn new(
-        session: &Arc<Session>,
-        core: Arc<TransactionManager>,
-        checks: Checks,
-        committed: bool,
-    ) -> Arc<Self> {
+    pub fn new(session: &Arc<Session>, core: Arc<TransactionManager>, checks: Checks) -> Arc<Self> {
         Arc::new(Self {
             session: Arc::clone(session),
             superblock: core.superblock(),
@@ -61,7 +53,6 @@ impl Managed {
             low: Arc::default(),
             told: Mutex::default(),
             scoped: AtomicBool::new(false),
-            committed: AtomicBool::new(committed),
         })
     }
 
@@ -143,9 +134,13 @@ impl Managed {
         let parts = self.parts();
         self.with_core(py, |core| {
             core.commit(superblock)?;
-            self.committed.store(true, Ordering::Release);
             parts.iter().try_for_each(|part| part.committed())
         })
+    }
+
+    /// Whether a commit with a lock of this block could be made now.
+    pub fn check_commit(&self, py: Python<'_>, superblock: BlockNr) -> PyResult<()> {
+        self.with_core(py, |core| core.check_commit(superblock))
     }
 
     pub fn abort(&self, py: Python<'_>) -> PyResult<()> {
@@ -153,14 +148,7 @@ impl Managed {
         self.with_core(py, |core| {
             let answer = core.abort();
             parts.iter().for_each(|part| part.aborted(core.blocks()));
-            match answer {
-                Err(Error::Damaged(_)) if !self.committed.load(Ordering::Acquire) => {
-                    let text = "nothing was committed that could be gone back to: \
-                                close the manager and create it anew";
-                    Err(Error::usage(text))
-                }
-                answer => answer,
-            }
+            answer
         })
     }
 

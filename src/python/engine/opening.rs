@@ -18,12 +18,10 @@ use crate::units::BlockNr;
 /// What `create` and `open` return.
 pub(super) type Opened = (Py<TransactionManager>, Py<SpaceMap>, Py<WriteLock>);
 
-/// Creates or opens, and puts the three together. `committed`: whether there is a
-/// commit to go back to.
+/// Creates or opens, and puts the three together.
 pub(super) fn open_with(
     blocks: &Bound<'_, BlockManager>,
     checks: &Checks,
-    committed: bool,
     open: impl FnOnce(&Arc<block::BlockManager>) -> Result<(Arc<Core>, WriteGuard)> + Send,
 ) -> PyResult<Opened> {
     let (py, session) = (blocks.py(), blocks.get().session());
@@ -31,7 +29,7 @@ pub(super) fn open_with(
     session.manage().map_err(|error| exception(py, error))?;
     let opened = patiently(py, || open(&manager));
     let (core, guard) = opened.inspect_err(|_| session.unmanaged())?;
-    let managed = Managed::new(session, core, checks.clone(), committed);
+    let managed = Managed::new(session, core, checks.clone());
     let lock = WriteLock::new(py, session, guard)?;
     let space = SpaceMap::metadata(py, &managed)?;
     let manager = TransactionManager::new(blocks, managed, lock.clone_ref(py));

@@ -115,8 +115,11 @@ impl TransactionManager {
         }
         let blocks = self.managed.session().manager(py)?;
         let (at, checks) = self.managed.superblock();
+        // Before the first commit there is nothing that could be read.
+        let core = self.managed.core(py)?;
         let guard = patiently(py, || {
-            blocks.write_lock_patiently(at, checks, false, Some(&ask_patience))
+            let zero = !core.has_committed();
+            blocks.write_lock_patiently(at, checks, zero, Some(&ask_patience))
         })?;
         self.write_lock(py, guard)
     }
@@ -175,7 +178,7 @@ impl TransactionManager {
         overwrite: bool,
     ) -> PyResult<Opened> {
         let (at, checks) = (BlockNr(superblock.0), validator.checks());
-        open_with(bm, checks, false, |blocks| {
+        open_with(bm, checks, |blocks| {
             make_way(blocks, at, overwrite).map_err(|error| error.in_step("superblock"))?;
             Core::create_with_superblock(blocks, at, checks, checked)
         })
@@ -214,7 +217,7 @@ impl TransactionManager {
     ) -> PyResult<Opened> {
         let (at, checks) = (BlockNr(superblock.0), validator.checks());
         let root = root_offset.0..root_offset.0.saturating_add(root_max_len.0);
-        open_with(bm, checks, true, |blocks| {
+        open_with(bm, checks, |blocks| {
             Core::open_with_superblock(blocks, at, checks, root, checked)
         })
     }
@@ -261,8 +264,8 @@ impl TransactionManager {
     /// Second half of a commit: release the superblock, write it, make it durable.
     ///
     /// Args:
-    ///     superblock_lock: The lock, which is released whatever happens. Write it,
-    ///         the root of the space map included, between the two halves.
+    ///     superblock_lock: The lock, which is released unless the call is refused.
+    ///         Write it, the root of the space map included, between the two halves.
     ///
     /// Raises:
     ///     BufferError: A memoryview of it is in use; nothing was done.
@@ -279,6 +282,7 @@ impl TransactionManager {
             let text = "the lock is of another block manager";
             return Err(exception(py, Error::usage(text)));
         }
+        managed.check_commit(py, BlockNr(lock.location()))?;
         managed.commit(py, take_guard(superblock_lock)?)
     }
 
@@ -451,7 +455,7 @@ impl TransactionManager {
     ///
     /// Raises:
     ///     PoisonedError: A write has failed: nobody knows what the device holds.
-    ///     UsageError: It is closed, or was just created and never committed.
+    ///     UsageError: It is closed.
     ///     WouldBlockError: This is a clone.
     fn abort(&self, py: Python<'_>) -> PyResult<()> {
         self.real(py)?.abort(py)
