@@ -207,12 +207,25 @@ impl Core {
 
     /// The next block to hand out, marked as taken; its count is still to be set.
     pub fn find_free(&mut self, blocks: &Arc<BlockManager>) -> Result<u64> {
-        if let Some(block) = self.free.next() {
+        if let Some(block) = self.next_of_run(blocks)? {
             return Ok(block);
         }
         let run = self.find_run(blocks)?;
         self.free.found(run);
-        self.free.next().ok_or_else(|| self.no_space())
+        let found = self.next_of_run(blocks)?;
+        found.ok_or_else(|| self.no_space())
+    }
+
+    /// The next block of the run found last, whose bitmaps may have been
+    /// forgotten meanwhile.
+    fn next_of_run(&mut self, blocks: &Arc<BlockManager>) -> Result<Option<u64>> {
+        while let Some(bitmap) = self.free.next_bitmap() {
+            self.learn(blocks, bitmap)?;
+            if let Some(block) = self.free.next() {
+                return Ok(Some(block));
+            }
+        }
+        Ok(None)
     }
 
     fn no_space(&self) -> Error {
@@ -247,12 +260,13 @@ impl Core {
         let cursor = self.free.cursor().min(top);
         self.search(blocks, cursor..top, &mut old)?;
         self.search(blocks, 0..cursor, &mut old)?;
-        if old.is_satisfied() || top >= self.nr_blocks {
+        if old.is_satisfied() {
             return Ok(old.longest());
         }
         let old = old.longest();
         let spread = ROOM_FOR_RUNS + SPREAD * self.nr_allocated;
-        if top > spread && !old.is_empty() {
+        if top >= self.nr_blocks || (top > spread && !old.is_empty()) {
+            self.free.found_only(old.end - old.start);
             return Ok(old);
         }
         let mut new = Search::new(self.free.wanted().max(NEW_RUN));
@@ -262,6 +276,7 @@ impl Core {
         self.search(blocks, top..end, &mut new)?;
         let new = new.longest();
         if new.is_empty() {
+            self.free.found_only(old.end - old.start);
             return Ok(old);
         }
         self.free.set_top(new.end);

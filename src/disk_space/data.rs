@@ -233,6 +233,7 @@ impl DataMap {
             return Err(Error::no_metadata_space(reason));
         }
         txn.want_run(needed);
+        txn.side_effects += u64::from(more > 0);
         self.core.nr_blocks = size;
         self.core.free.extended(more);
         for number in new {
@@ -283,7 +284,7 @@ impl DataMap {
     /// # Errors
     /// A law of the map is broken, when it is checked.
     pub fn committed(&mut self) -> Result<()> {
-        self.core.free.committed(0, false);
+        self.core.free.committed(0, None);
         match &mut self.checker {
             Some(checker) => {
                 checker.committed(std::iter::empty());
@@ -304,4 +305,43 @@ fn blocks_for(bitmaps: u64) -> u64 {
     let leaves = bitmaps.div_ceil(max_entries(size_of::<IndexEntry>()) as u64 / 2);
     let parents = leaves.div_ceil(max_entries(8) as u64 / 2);
     bitmaps + leaves + 2 * parents + 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::BlockManager;
+    use crate::device::MemoryDevice;
+
+    /// Here no more than four bitmaps are kept: the search for a long run forgets
+    /// those that it began with.
+    #[test]
+    fn every_free_block_of_a_map_of_many_bitmaps_is_handed_out() {
+        let device = Arc::new(MemoryDevice::writable(vec![0; 512 * 4096]));
+        let blocks = BlockManager::new(device, 8 << 20);
+        let mut txn = Transaction::in_memory(&blocks).unwrap();
+        let mut map = DataMap::create(&mut txn, true).unwrap();
+        let bitmaps = 12;
+        map.extend(&mut txn, bitmaps * 16_320).unwrap();
+        for bitmap in 0..bitmaps {
+            let begin = bitmap * 16_320;
+            // Two blocks free side by side in the first bitmap, one in the others.
+            let end = begin + 16_320 - 1 - u64::from(bitmap == 0);
+            map.inc(&mut txn, begin..end).unwrap();
+        }
+        map.commit(&mut txn).unwrap();
+        map.committed().unwrap();
+        map = DataMap::open(&blocks, &map.root(), true).unwrap();
+        let mut found: Vec<u64> = (0..=bitmaps)
+            .map(|_| map.new_block(&mut txn).unwrap())
+            .collect();
+        found.sort_unstable();
+        let mut free: Vec<u64> = (1..=bitmaps).map(|bitmap| bitmap * 16_320 - 1).collect();
+        free.insert(0, 16_318);
+        assert_eq!((found, map.nr_free()), (free, 0));
+        assert!(matches!(
+            map.new_block(&mut txn),
+            Err(Error::NoSpace { .. })
+        ));
+    }
 }

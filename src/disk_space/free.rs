@@ -19,9 +19,12 @@ const MIN_RUN: u64 = 8;
 /// The longest one.
 const MAX_RUN: u64 = 1 << 14;
 
+/// Commits before long runs are looked for again where there were none.
+const PATIENCE: u32 = 64;
+
 /// Bitmaps of which copies are kept, unless changes need more. The largest
 /// metadata device has 255, and 4096 are 8 MiB.
-const KEPT_BITMAPS: usize = 4096;
+const KEPT_BITMAPS: usize = if cfg!(test) { 4 } else { 4096 };
 
 /// One bit per entry of a bitmap block.
 type Bits = [u64; WORDS];
@@ -44,10 +47,11 @@ impl Known {
     }
 }
 
-/// Blocks that were freed by one commit and are still read by views of older ones.
+/// Blocks that were freed by the commits up to one, and are still read by views
+/// of older ones. There is one of these for each view, not for each commit.
 struct Withheld {
     generation: u64,
-    bits: Vec<(u64, Box<Bits>)>,
+    bits: FxHashMap<u64, Box<Bits>>,
 }
 
 /// The blocks that are free now and were free at the last commit, and where to
@@ -70,6 +74,9 @@ pub(super) struct FreeMap {
     run: Range<u64>,
     /// How long the next run should be.
     wanted: u64,
+    /// No longer run is worth a search of everything, for some commits to come.
+    longest: u64,
+    patience: u32,
     /// Blocks handed out since the last commit.
     handed_out: u64,
 }
@@ -86,6 +93,8 @@ impl FreeMap {
             top: None,
             run: 0..0,
             wanted: MIN_RUN,
+            longest: u64::MAX,
+            patience: 0,
             handed_out: 0,
         }
     }
@@ -141,9 +150,9 @@ impl FreeMap {
 
     fn withheld_in(&self, bitmap: u64) -> Bits {
         let mut all = [0; WORDS];
-        let held = self.withheld.iter().flat_map(|held| &held.bits);
-        held.filter(|(number, _)| *number == bitmap)
-            .for_each(|(_, bits)| add(&mut all, bits));
+        let held = self.withheld.iter();
+        held.filter_map(|held| held.bits.get(&bitmap))
+            .for_each(|bits| add(&mut all, bits));
         all
     }
 
@@ -217,10 +226,19 @@ impl FreeMap {
         }
     }
 
-    /// The next block of the run found last. `None`: [`Self::found`] a new one.
+    /// The bitmap of the next block of the run found last.
+    pub fn next_bitmap(&self) -> Option<u64> {
+        (!self.run.is_empty()).then_some(self.run.start / PER_BITMAP)
+    }
+
+    /// The next block of the run found last, of bitmaps that are known. `None`:
+    /// [`Self::found`] a new one.
     pub fn next(&mut self) -> Option<u64> {
         while self.run.start < self.run.end {
             let block = self.run.start;
+            if !self.knows(block / PER_BITMAP) {
+                return None;
+            }
             self.run.start += 1;
             self.cursor = self.run.start;
             if self.is_available(block) {
@@ -237,7 +255,15 @@ impl FreeMap {
     }
 
     pub fn wanted(&self) -> u64 {
-        self.wanted
+        self.wanted.min(self.longest)
+    }
+
+    /// A search of everything found no run as long as wanted, but one of so many
+    /// blocks. The next searches are content with half of that, so that a map in
+    /// crumbs is searched a few times and not for each of them.
+    pub fn found_only(&mut self, blocks: u64) {
+        self.longest = (blocks / 2).max(1);
+        self.patience = PATIENCE;
     }
 
     pub fn found(&mut self, run: Range<u64>) {
@@ -277,13 +303,15 @@ impl FreeMap {
     }
 
     /// What was freed can be handed out from now on, unless views of commits
-    /// before `generation` (the one that this ends in) are open.
-    pub fn committed(&mut self, generation: u64, views: bool) {
+    /// before `generation` (the one that this ends in) are open; `newest` is the
+    /// last commit of which there is one.
+    pub fn committed(&mut self, generation: u64, newest: Option<u64>) {
         let mut freed = Withheld {
             generation,
-            bits: Vec::new(),
+            bits: FxHashMap::default(),
         };
         for bitmap in std::mem::take(&mut self.touched) {
+            self.release_withheld_in_use(bitmap);
             let withheld = self.withheld_in(bitmap);
             let Some(known) = self.known.get_mut(&bitmap) else {
                 continue;
@@ -294,16 +322,54 @@ impl FreeMap {
                 *freed = known.before[word] & !known.now[word] & !withheld[word];
                 known.before[word] = known.now[word] | withheld[word] | *freed;
             }
-            freed.bits.push((bitmap, bits));
+            if bits.iter().any(|word| *word != 0) {
+                freed.bits.insert(bitmap, bits);
+            }
         }
-        if views {
-            self.withheld_blocks += freed.blocks();
-            self.withheld.push_back(freed);
-        } else {
-            self.hand_back(&freed);
+        match newest {
+            Some(newest) => {
+                self.withheld_blocks += freed.blocks();
+                self.withhold(freed, newest);
+            }
+            None => self.hand_back(&freed),
         }
         self.wanted = self.handed_out.clamp(MIN_RUN, MAX_RUN);
         self.handed_out = 0;
+        self.patience = self.patience.saturating_sub(1);
+        if self.patience == 0 {
+            self.longest = u64::MAX;
+        }
+    }
+
+    /// Joins the list before where no view was opened in between: then both can
+    /// be handed back at the same time.
+    fn withhold(&mut self, freed: Withheld, newest: u64) {
+        match self.withheld.back_mut() {
+            Some(last) if newest < last.generation => {
+                last.generation = freed.generation;
+                for (bitmap, bits) in freed.bits {
+                    let all = last.bits.entry(bitmap);
+                    add(all.or_insert_with(|| Box::new([0; WORDS])), &bits);
+                }
+            }
+            _ => self.withheld.push_back(freed),
+        }
+    }
+
+    /// What somebody counted again though it was withheld is in use, and not to
+    /// be handed back when the views are closed.
+    fn release_withheld_in_use(&mut self, bitmap: u64) {
+        let Some(known) = self.known.get(&bitmap) else {
+            return;
+        };
+        for held in &mut self.withheld {
+            if let Some(bits) = held.bits.get_mut(&bitmap) {
+                for (bits, now) in bits.iter_mut().zip(known.now.iter()) {
+                    self.withheld_blocks -= u64::from((*bits & now).count_ones());
+                    *bits &= !now;
+                }
+            }
+        }
     }
 
     /// Views of commits before `oldest` are closed.
@@ -330,7 +396,7 @@ impl FreeMap {
 
 impl Withheld {
     fn blocks(&self) -> u64 {
-        let words = self.bits.iter().flat_map(|(_, bits)| bits.iter());
+        let words = self.bits.values().flat_map(|bits| bits.iter());
         words.map(|word| u64::from(word.count_ones())).sum()
     }
 }
@@ -433,20 +499,57 @@ mod tests {
     fn freed_blocks_wait_for_the_commit_and_for_older_views() {
         let mut map = map(4);
         (0..4).for_each(|block| map.take(block));
-        map.committed(1, false);
+        map.committed(1, None);
         map.release(2);
         assert_eq!(allocate(&mut map, 4), None);
-        map.committed(2, true);
+        map.committed(2, Some(1));
         assert_eq!(
             (map.available(), map.withheld().collect::<Vec<_>>()),
             (0, vec![2])
         );
         map.release(3);
-        map.committed(3, true);
+        map.committed(3, Some(2));
         map.views_closed(Some(2));
         assert_eq!((map.available(), allocate(&mut map, 4)), (1, Some(2)));
         map.views_closed(None);
         assert_eq!((map.withheld_blocks(), allocate(&mut map, 4)), (0, Some(3)));
+    }
+
+    #[test]
+    fn a_view_that_stays_open_costs_one_list_however_many_commits_are_made() {
+        let mut map = map(16_000);
+        (0..1000).for_each(|block| map.take(block));
+        map.committed(1, None);
+        for commit in 2..500 {
+            map.release(commit);
+            map.committed(commit, Some(1));
+        }
+        assert_eq!((map.withheld.len(), map.withheld_blocks()), (1, 498));
+        // A view of a later commit parts what it does not need from what it does.
+        map.release(700);
+        map.committed(500, Some(499));
+        assert_eq!((map.withheld.len(), map.withheld_blocks()), (2, 499));
+        map.views_closed(Some(499));
+        assert_eq!((map.withheld.len(), map.withheld_blocks()), (1, 1));
+        map.views_closed(None);
+        assert_eq!(
+            (map.withheld.len(), map.available()),
+            (0, 16_000 - 1000 + 499)
+        );
+    }
+
+    #[test]
+    fn a_withheld_block_that_is_counted_again_is_not_handed_back() {
+        let mut map = map(4);
+        (0..4).for_each(|block| map.take(block));
+        map.committed(1, None);
+        map.release(2);
+        map.committed(2, Some(1));
+        map.take(2);
+        map.committed(3, Some(1));
+        map.views_closed(None);
+        map.release(2);
+        assert_eq!((map.available(), allocate(&mut map, 4)), (0, None));
     }
 
     #[test]
@@ -455,7 +558,7 @@ mod tests {
         assert_eq!(allocate(&mut map, 1), Some(0));
         map.release(0);
         assert_eq!((map.available(), allocate(&mut map, 1)), (1, Some(0)));
-        map.committed(1, false);
+        map.committed(1, None);
         map.release(0);
         assert_eq!((map.available(), allocate(&mut map, 1)), (0, None));
     }
@@ -465,10 +568,10 @@ mod tests {
         let mut map = map(2);
         map.take(0);
         map.take(1);
-        map.committed(1, false);
+        map.committed(1, None);
         map.release(0);
         map.take(0);
-        map.committed(2, false);
+        map.committed(2, None);
         assert_eq!((map.available(), allocate(&mut map, 2)), (0, None));
     }
 }

@@ -429,11 +429,11 @@ pub(crate) fn pre_commit(txn: &mut Transaction) -> Result<()> {
 }
 
 /// The commit is durable: what it freed can be handed out again, unless views
-/// of commits before `generation` are open.
-pub(crate) fn committed(txn: &mut Transaction, generation: u64, views: bool) -> Result<()> {
+/// of commits before `generation` are open, the newest of `newest`.
+pub(crate) fn committed(txn: &mut Transaction, generation: u64, newest: Option<u64>) -> Result<()> {
     let own = map(txn);
     own.sealed = false;
-    own.core.free.committed(generation, views);
+    own.core.free.committed(generation, newest);
     if let Some(checker) = &mut own.checker {
         checker.committed(own.core.free.withheld());
         checker.counted_free(own.core.free.available())?;

@@ -182,7 +182,7 @@ impl Forest {
     }
 
     pub fn commit(&mut self) {
-        self.txn.committed(0, false).unwrap();
+        self.txn.committed(0, None).unwrap();
     }
 
     pub fn with<T>(&mut self, act: impl FnOnce(&mut Transaction, &mut TreeType<'_>) -> T) -> T {

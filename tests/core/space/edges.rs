@@ -97,3 +97,75 @@ fn a_device_too_small_for_its_own_map_is_refused_by_step() {
         );
     }
 }
+
+/// What is still locked would not be written: the commit would point to nothing.
+#[test]
+fn nothing_is_committed_while_a_block_is_locked_for_writing() {
+    let manager = create(memory(64)).unwrap();
+    let free = manager.look(|txn| Ok(txn.nr_free())).unwrap();
+    let guard = manager
+        .change(|txn| txn.new_block(&NODE_VALIDATOR))
+        .unwrap();
+    let at = guard.location();
+    let refused = commit(&manager);
+    assert!(
+        matches!(&refused, Err(Error::Usage(text)) if text.contains(&at.to_string())),
+        "{refused:?}"
+    );
+    drop(guard);
+    commit(&manager).unwrap();
+    assert_eq!(manager.look(|txn| Ok(txn.nr_free())).unwrap(), free - 1);
+    // A guard that an abort has taken the block from keeps nobody.
+    let orphan = manager
+        .change(|txn| txn.new_block(&NODE_VALIDATOR))
+        .unwrap();
+    manager.abort().unwrap();
+    manager
+        .change(|txn| txn.new_block(&NODE_VALIDATOR).map(drop))
+        .unwrap();
+    commit(&manager).unwrap();
+    drop(orphan);
+}
+
+/// A map in crumbs is not searched from end to end for each of them.
+#[test]
+fn a_transaction_of_many_crumbs_searches_them_a_few_times() {
+    let blocks = 120_000;
+    let device = memory(blocks);
+    let manager = create(device).unwrap();
+    // Every second block is in use, and a run that makes the next one want many.
+    let crumbs = (1000..blocks - 1000).step_by(2);
+    crumbs.for_each(|block| manager.change(|txn| txn.inc(BlockNr(block))).unwrap());
+    commit(&manager).unwrap();
+    let started = std::time::Instant::now();
+    for _ in 0..3 {
+        manager
+            .change(|txn| (0..9000).try_for_each(|_| txn.new_block(&NODE_VALIDATOR).map(drop)))
+            .unwrap();
+        commit(&manager).unwrap();
+    }
+    // A search of it all for each block takes minutes here.
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+}
+
+/// A device that was never committed goes back to its beginning.
+#[test]
+fn a_new_device_can_be_aborted_before_its_first_commit() {
+    let device = memory(64);
+    let blocks = thinmeta::block::BlockManager::new(device.clone(), 1 << 20);
+    let made = thinmeta::transaction::TransactionManager::create(&blocks, BlockNr(0), true);
+    let manager = made.unwrap();
+    let free = manager.look(|txn| Ok(txn.nr_free())).unwrap();
+    for _ in 0..3 {
+        manager
+            .change(|txn| txn.new_block(&NODE_VALIDATOR).map(drop))
+            .unwrap();
+        manager.abort().unwrap();
+        assert_eq!(manager.look(|txn| Ok(txn.nr_free())).unwrap(), free);
+    }
+    assert!(!manager.has_committed());
+    super::first_commit(&manager).unwrap();
+    assert!(manager.has_committed());
+    drop(manager);
+    reopen(device).unwrap();
+}
