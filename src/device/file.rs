@@ -51,6 +51,8 @@ pub struct FileDevice {
     writable: bool,
     made: bool,
     identity: Identity,
+    /// The process that opened it.
+    owner: u32,
 }
 
 impl FileDevice {
@@ -111,12 +113,34 @@ impl FileDevice {
                     self.path.display()
                 )));
             }
+            if i64::try_from(size_bytes).is_err() {
+                return Err(Error::usage(format!("no file has {size_bytes} bytes")));
+            }
             let grown = self.file.set_len(size_bytes);
             grown.map_err(|source| Error::io(&self.path, Some(size_bytes), source))?;
         }
         let size = now.max(size_bytes);
         self.size_bytes.store(size, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Makes the name of a file that was just made as durable as its content:
+    /// some filesystems may lose it otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn flush_name(&self) -> Result<()> {
+        let folder = self
+            .path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let flushed = File::open(folder).and_then(|folder| folder.sync_all());
+        match flushed {
+            // Not every filesystem has such a thing; none that has fails with this.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            answer => answer.map_err(|source| Error::io(folder, None, source)),
+        }
     }
 
     /// Whether this is a block device.
@@ -150,6 +174,7 @@ impl FileDevice {
             writable: purpose.writes(),
             made,
             identity,
+            owner: std::process::id(),
         })
     }
 
@@ -219,10 +244,11 @@ fn open_file(path: &Path, purpose: Purpose) -> Result<(File, bool)> {
 /// respects none.
 fn claim_file(file: &File, path: &Path, purpose: Purpose) -> Result<()> {
     let (lock, reason) = if purpose.writes() {
-        let reason = "somebody else has it open; a file is written by one and read by nobody else";
+        let reason = "it is open already, in another process or in this one; a file is written by \
+                      one and read by nobody else";
         (FlockOperation::NonBlockingLockExclusive, reason)
     } else {
-        let reason = "another process has locked the file for writing";
+        let reason = "somebody has locked the file for writing: another process, or this one";
         (FlockOperation::NonBlockingLockShared, reason)
     };
     let in_use = |reason: String| Error::InUse {
@@ -250,6 +276,16 @@ fn claim_file(file: &File, path: &Path, purpose: Purpose) -> Result<()> {
             "it backs {device}; detach that, or use the device instead"
         ))),
         None => Ok(()),
+    }
+}
+
+impl Drop for FileDevice {
+    fn drop(&mut self) {
+        // A lock belongs to what was opened, which a forked child shares: it would
+        // hold the file as long as it lives. The child's own copy of this unlocks nothing.
+        if !self.direct && self.owner == std::process::id() {
+            let _ = flock(&self.file, FlockOperation::NonBlockingUnlock);
+        }
     }
 }
 

@@ -159,14 +159,27 @@ pub(super) fn find(blocks: &Arc<BlockManager>, root: BlockNr, name: &str) -> Res
     }))
 }
 
+/// More names than this do not want one key: SHA-256 sees to that.
+const MOST_OF_ONE_KEY: u64 = 1 << 10;
+
+/// Whether a name is where somebody who looks for it would find it.
+fn check_key(root: BlockNr, key: u64, name: &str) -> Result<(), Damage> {
+    if key.wrapping_sub(home(name)) < MOST_OF_ONE_KEY {
+        return Ok(());
+    }
+    let expected = format!("{} or a little more, of {name:?}", home(name));
+    Err(Damage::new(root, CATALOGUE, "key", key, expected))
+}
+
 /// All names and their trees, by name.
 pub(super) fn list(blocks: &Arc<BlockManager>, root: BlockNr) -> Result<Vec<(String, Known)>> {
     let tree: BTree<TreeEntry> = BTree::new(blocks, root);
     let mut cursor = tree.range(0, None);
     let mut all = Vec::new();
     while let Some(leaf) = cursor.next_leaf()? {
-        let (_, entries) = leaf.entries::<TreeEntry>()?;
-        for entry in entries {
+        let (keys, entries) = leaf.entries::<TreeEntry>()?;
+        for (key, entry) in keys.iter().zip(entries) {
+            check_key(root, key.get(), entry.name(root)?)?;
             let known = Known {
                 root: BlockNr(entry.root.get()),
                 value_bytes: value_bytes(entry, root)?,

@@ -83,12 +83,34 @@ impl Store {
         {
             return Err(too_small(bytes / BLOCK_BYTES as u64));
         }
-        let device = FileDevice::open_or_make(path)?;
+        let device = Arc::new(FileDevice::open_or_make(path)?);
+        let made = Self::create_file(&device, size_bytes, options);
+        if made.is_err() && device.was_made() {
+            // Nobody else had it: its lock is ours. What cannot be removed stays empty.
+            let _ = std::fs::remove_file(path);
+        }
+        made
+    }
+
+    fn create_file(
+        device: &Arc<FileDevice>,
+        size_bytes: Option<u64>,
+        options: &StoreOptions,
+    ) -> Result<Arc<Self>> {
+        if device.was_made() && size_bytes.is_none() {
+            let path = device.path().display();
+            return Err(Error::usage(format!(
+                "there is no file {path}: say how large a new one is to be (size_bytes)"
+            )));
+        }
         if !options.overwrite {
-            check_unformatted(&device)?;
+            check_unformatted(&**device)?;
         }
         device.grow(size_bytes.unwrap_or_default())?;
-        Self::create_on(Arc::new(device), options)
+        if device.was_made() {
+            device.flush_name()?;
+        }
+        Self::create_on(Arc::clone(device) as Arc<dyn Device>, options)
     }
 
     /// As [`Self::create`], on a device that is open.

@@ -4,6 +4,8 @@ import array
 import doctest
 import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -503,3 +505,52 @@ def test_a_full_store_is_made_larger_in_a_transaction(tmp_path: Path) -> None:
         assert (store.nr_blocks, path.stat().st_size) == (256, 1 << 20)
     with Store.open(path, checked=True) as store, store.view() as view:
         assert view.tree("a")[19_999] == 19_999
+
+
+def test_a_create_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    for size, error in [
+        (None, thinmeta.UsageError),
+        (4096, thinmeta.NoSpaceError),
+        (2**64 - 1, thinmeta.UsageError),
+    ]:
+        with pytest.raises(error):
+            Store.create(tmp_path / "s.img", size_bytes=size)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_free_at_once_when_it_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "s.img"
+    with Store.create(path, size_bytes=4 << 20) as store, store.transaction() as txn:
+        keys = array.array("Q", range(50_000))
+        txn.tree("a").insert_many(keys, keys)
+    for _ in range(100):
+        store = Store.open(path)
+        txn = store.transaction()
+        txn.delete("a")  # reads ahead in the background
+        txn.abort()
+        store.close()
+
+
+def test_a_child_that_lives_on_does_not_keep_the_store(path: Path) -> None:
+    store = Store.create(path, size_bytes=1 << 20)
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        store.close()
+        Store.open(path).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_sizes_and_names_are_held_to_their_types(store: Store) -> None:
+    with store.transaction() as txn:
+        for size in (-1, 2**64):
+            with pytest.raises(thinmeta.UsageError):
+                txn.grow(size)
+        with pytest.raises(TypeError):
+            txn.grow(True)
+        for name in ("", "x" * 300, "\ud800", 5):
+            assert name not in txn

@@ -11,12 +11,38 @@ from thinmeta.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, Literal, Self, overload
+    from typing import Any, Literal, Self, TypeGuard, overload
 
     from thinmeta import _core
     from thinmeta.engine.store import Store
 
 __all__ = ["StoreTransaction", "StoreView"]
+
+#: Bytes of UTF-8 in the longest name of a tree.
+MAX_NAME_BYTES = 232
+
+
+def is_name(name: object) -> TypeGuard[str]:
+    """Whether a tree can have this name."""
+    if not isinstance(name, str):
+        return False
+    try:
+        return 1 <= len(name.encode()) <= MAX_NAME_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def size(size_bytes: int) -> int:
+    """Check a number of bytes.
+
+    Raises:
+        TypeError: It is no int, or a bool.
+        UsageError: No store can have so many bytes.
+    """
+    size_bytes = number(size_bytes, "size_bytes")
+    if not 0 <= size_bytes <= MAX_U64:
+        raise UsageError(f"no store can have {size_bytes} bytes")
+    return size_bytes
 
 
 class StoreTransaction:
@@ -135,14 +161,14 @@ class StoreTransaction:
                 than 4 161 600 blocks.
             NoSpaceError: The new blocks cannot even hold their own counts.
         """
-        self._native.grow(size_bytes)
+        self._native.grow(size(size_bytes))
 
     def names(self) -> list[str]:
         """Names of all trees, sorted."""
         return self._native.names()
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._native.has_tree(name)
+        return is_name(name) and self._native.has_tree(name)
 
     def commit(self) -> None:
         """Make all changes durable, at once, and end the transaction.
@@ -227,7 +253,7 @@ class StoreView:
         return self._native.names()
 
     def __contains__(self, name: object) -> bool:
-        if not isinstance(name, str):
+        if not is_name(name):
             return False
         try:
             self.tree(name)

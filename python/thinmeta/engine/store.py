@@ -6,8 +6,8 @@ import os
 import warnings
 
 from thinmeta import _core
-from thinmeta.arguments import MAX_U64, cache_argument, number
-from thinmeta.engine.session import StoreTransaction, StoreView
+from thinmeta.arguments import cache_argument
+from thinmeta.engine.session import StoreTransaction, StoreView, size
 from thinmeta.errors import UsageError
 
 TYPE_CHECKING = False
@@ -84,9 +84,7 @@ class Store:
             OSError: The path cannot be opened or written.
         """
         if size_bytes is not None:
-            size_bytes = number(size_bytes, "size_bytes")
-            if not 0 <= size_bytes <= MAX_U64:
-                raise UsageError(f"no store can have {size_bytes} bytes")
+            size_bytes = size(size_bytes)
         native = _core.Store.create(
             os.fsdecode(path),
             size_bytes=size_bytes,
