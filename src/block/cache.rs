@@ -34,6 +34,8 @@ pub(super) struct Slot {
     dirty: u32,
     /// Whether the slot stands in the queue of those that may go.
     offered: bool,
+    /// Changed since its validator, which needs that, prepared it: not to be written.
+    pub unprepared: bool,
 }
 
 impl Slot {
@@ -47,6 +49,7 @@ impl Slot {
             writing: false,
             dirty: CLEAN,
             offered: false,
+            unprepared: false,
             used_lately: true,
         }
     }
@@ -63,6 +66,12 @@ impl Slot {
     /// Whether the block may be written now.
     pub fn may_be_written(&self) -> bool {
         self.is_dirty() && !self.writing && !self.lock.is_written() && self.data.is_some()
+    }
+
+    /// The bytes, if they have to be prepared and nobody changes them now.
+    pub fn to_be_prepared(&self) -> Option<&Arc<BlockData>> {
+        let waits = self.unprepared && self.is_dirty() && !self.lock.is_written();
+        self.data.as_ref().filter(|_| waits)
     }
 }
 
@@ -107,6 +116,8 @@ pub(super) struct Cache {
     pub waiting: usize,
     /// Those of them that wait for any slot at all.
     starving: Vec<ThreadNr>,
+    /// Whether a block was ever one that its validator has to prepare.
+    pub prepares: bool,
 }
 
 impl Cache {
@@ -121,6 +132,7 @@ impl Cache {
             capacity: capacity.min(CLEAN as usize - 1),
             waiting: 0,
             starving: Vec::new(),
+            prepares: false,
         }
     }
 

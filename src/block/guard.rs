@@ -56,6 +56,8 @@ pub struct WriteGuard {
     pub(super) data: Option<Arc<BlockData>>,
     /// Whether the bytes may differ from those that were locked.
     pub(super) touched: bool,
+    /// Whether the validator has prepared them as they are.
+    pub(super) prepared: bool,
 }
 
 impl WriteGuard {
@@ -112,7 +114,7 @@ impl WriteGuard {
         Some((self.hold, self.data.take()?))
     }
 
-    fn data(&self) -> &Arc<BlockData> {
+    pub(super) fn data(&self) -> &Arc<BlockData> {
         match &self.data {
             Some(data) => data,
             None => unreachable!("only what ends the guard takes the bytes"),
@@ -131,6 +133,7 @@ impl Deref for WriteGuard {
 impl DerefMut for WriteGuard {
     fn deref_mut(&mut self) -> &mut BlockData {
         self.touched = true;
+        self.prepared = false;
         match &mut self.data {
             Some(data) => Arc::make_mut(data),
             None => unreachable!("only what ends the guard takes the bytes"),

@@ -36,6 +36,15 @@ pub(super) enum Held {
     Pinned(Arc<BlockData>),
 }
 
+/// What a try to lock gave.
+enum Taken {
+    Held(Held),
+    /// Others have to be done with it first.
+    Busy,
+    /// The validator has to be asked first, with nothing held.
+    Unchecked(Arc<BlockData>),
+}
+
 /// What somebody asks for.
 #[derive(Clone, Copy)]
 struct Wish<'w> {
@@ -95,8 +104,23 @@ impl BlockManager {
         let mut cache = self.lock_cache();
         loop {
             if let Some(number) = cache.find(at) {
-                let answer = take_hold(cache.slot(number), number, wish);
-                if let Some(answer) = answer.transpose() {
+                let answer = match take_hold(cache.slot(number), number, wish) {
+                    Ok(Taken::Busy) => None,
+                    Ok(Taken::Held(held)) => Some(Ok(held)),
+                    Ok(Taken::Unchecked(data)) => {
+                        let life = cache.slot(number).life;
+                        drop(cache);
+                        let asked = ask(&data, wish);
+                        cache = self.lock_cache();
+                        if asked.is_ok() {
+                            attach(&mut cache, number, life, &data, wish);
+                            continue;
+                        }
+                        asked.err().map(Err)
+                    }
+                    Err(error) => Some(Err(error)),
+                };
+                if let Some(answer) = answer {
                     if queued.leave(&mut cache) && answer.is_err() {
                         self.tell(cache);
                     }
@@ -114,8 +138,14 @@ impl BlockManager {
                     Place::WriteFirst => {
                         drop(cache);
                         let written = self.write_early();
-                        // What cannot be written does not keep anybody from reading.
-                        written.or_else(|error| if mode.writes() { Err(error) } else { Ok(0) })?;
+                        // What cannot be written does not keep anybody from reading, unless
+                        // that needs just the slots that would have become free.
+                        let needed = dirty == Dirty::WriteLast && !self.is_poisoned();
+                        if let Err(error) = written
+                            && (mode.writes() || needed)
+                        {
+                            return Err(error);
+                        }
                         dirty = self.about_dirty(true);
                         cache = self.lock_cache();
                         continue;
@@ -240,9 +270,7 @@ impl BlockManager {
             Some(offset) => self.device.read_exact_at(block.bytes_mut(), offset)?,
             None => self.check_address(at)?,
         }
-        if let Some(checks) = wish.checks {
-            checks.validator().check(at, block)?;
-        }
+        ask(block, wish)?;
         Ok(data)
     }
 
@@ -266,17 +294,31 @@ impl BlockManager {
         }
     }
 
-    /// A lock on a cached block, if it can be had without waiting.
+    /// A lock on a cached block, if it can be had without waiting for anybody.
     pub(super) fn try_hold(&self, at: BlockNr, checks: &Checks) -> Result<Held> {
         let mut cache = self.try_lock_cache()?;
         let number = cache.find(at).ok_or(Error::WouldBlock)?;
+        let life = cache.slot(number).life;
         let wish = Wish {
             at,
             checks: Some(checks),
             mode: Mode::Read,
             thread: ThreadNr::current(),
         };
-        take_hold(cache.slot(number), number, wish)?.ok_or(Error::WouldBlock)
+        let unchecked = match take_hold(cache.slot(number), number, wish)? {
+            Taken::Held(held) => return Ok(held),
+            Taken::Busy => return Err(Error::WouldBlock),
+            Taken::Unchecked(data) => data,
+        };
+        drop(cache);
+        ask(&unchecked, wish)?;
+        let mut cache = self.try_lock_cache()?;
+        attach(&mut cache, number, life, &unchecked, wish);
+        let slot = cache.slot_in_life(number, life).ok_or(Error::WouldBlock)?;
+        match take_hold(slot, number, wish)? {
+            Taken::Held(held) => Ok(held),
+            Taken::Busy | Taken::Unchecked(_) => Err(Error::WouldBlock),
+        }
     }
 
     pub(super) fn unlock_read(&self, hold: Hold) {
@@ -330,12 +372,44 @@ pub(super) fn release_dirty(cache: &mut Cache, hold: Hold, data: Arc<BlockData>)
     };
     slot.lock.remove_writer();
     slot.data = Some(data);
+    slot.unprepared = slot.checks.as_ref().is_some_and(needs_preparation);
+    cache.prepares |= cache.slot_quietly(hold.slot).unprepared;
     cache.mark_dirty(hold.slot);
     true
 }
 
-/// Locks a cached block. `None`: others have to be done with it first.
-fn take_hold(slot: &mut Slot, number: usize, wish: Wish<'_>) -> Result<Option<Held>> {
+fn needs_preparation(checks: &Checks) -> bool {
+    checks.validator().needs_preparation()
+}
+
+/// Asks the validator; nothing is held.
+fn ask(block: &BlockData, wish: Wish<'_>) -> Result<()> {
+    match wish.checks {
+        Some(checks) => checks.validator().accept(wish.at, block),
+        None => Ok(()),
+    }
+}
+
+/// Notes that what `wish` asks for was asked and has accepted `data`, if the
+/// slot has it still.
+fn attach(cache: &mut Cache, number: usize, life: u64, data: &Arc<BlockData>, wish: Wish<'_>) {
+    let Some(slot) = cache.slot_in_life(number, life) else {
+        return;
+    };
+    let same = slot.data.as_ref().is_some_and(|now| Arc::ptr_eq(now, data));
+    if same && slot.checks.is_none() {
+        slot.checks = wish.checks.cloned();
+    }
+}
+
+/// Whether the validator was not asked yet about what is in the slot, and must
+/// not be while something is held.
+pub(super) fn has_to_be_asked(slot: &Slot, wanted: Option<&Checks>) -> bool {
+    slot.checks.is_none() && slot.data.is_some() && wanted.is_some_and(needs_preparation)
+}
+
+/// Locks a cached block.
+fn take_hold(slot: &mut Slot, number: usize, wish: Wish<'_>) -> Result<Taken> {
     let lock = &slot.lock;
     let own = match wish.mode {
         Mode::Pin => lock.is_written_by(wish.thread),
@@ -351,15 +425,19 @@ fn take_hold(slot: &mut Slot, number: usize, wish: Wish<'_>) -> Result<Option<He
         Mode::Write | Mode::Fresh => lock.is_free(),
     };
     if !admitted {
-        return Ok(None);
+        return Ok(Taken::Busy);
     }
     if wish.mode == Mode::Fresh {
         // What was here is of no interest, nor is what checked it.
         slot.checks = wish.checks.cloned();
+    } else if let Some(data) = slot.data.as_ref()
+        && has_to_be_asked(slot, wish.checks)
+    {
+        return Ok(Taken::Unchecked(Arc::clone(data)));
     } else {
         accept(slot, wish.checks)?;
     }
-    Ok(grant(slot, number, wish))
+    Ok(grant(slot, number, wish).map_or(Taken::Busy, Taken::Held))
 }
 
 /// Locks a block that is free to be locked and has its bytes.

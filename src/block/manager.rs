@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
 use super::cache::{Cache, Slot};
-use super::hold::{Held, Mode, accept};
+use super::hold::{Held, Mode, accept, has_to_be_asked};
 use super::lock::Hold;
 use super::prefetch::Prefetch;
 use super::sync::{Condvar, Mutex, MutexGuard};
@@ -168,7 +168,7 @@ impl BlockManager {
         }
     }
 
-    /// As [`Self::read_lock`], but never reads and never waits.
+    /// As [`Self::read_lock`], but never reads and never waits for anybody.
     ///
     /// # Errors
     /// [`Error::WouldBlock`] when the block is not in the cache, or somebody is
@@ -380,6 +380,7 @@ impl BlockManager {
             at,
             data: Some(data),
             touched: fresh,
+            prepared: false,
         }
     }
 }
@@ -401,12 +402,15 @@ impl Peek<'_> {
     /// A block that `checks` has accepted.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`] when it is not in the cache or somebody changes it,
-    /// [`Error::Damaged`].
+    /// [`Error::WouldBlock`] when it is not in the cache or somebody changes it, or
+    /// its validator would have to run with nothing held; [`Error::Damaged`].
     pub fn block(&mut self, at: BlockNr, checks: impl Into<Checks>) -> Result<&BlockData> {
         let number = self.0.find(at).ok_or(Error::WouldBlock)?;
-        let slot = self.0.slot(number);
-        accept(slot, Some(&checks.into()))?;
+        let (slot, checks) = (self.0.slot(number), checks.into());
+        if has_to_be_asked(slot, Some(&checks)) {
+            return Err(Error::WouldBlock);
+        }
+        accept(slot, Some(&checks))?;
         slot.data.as_deref().ok_or(Error::WouldBlock)
     }
 }

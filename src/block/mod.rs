@@ -16,6 +16,7 @@ mod manager;
 mod model;
 mod patience;
 mod prefetch;
+mod prepare;
 mod relabel;
 mod sync;
 mod validator;

@@ -7,7 +7,7 @@ use zerocopy::little_endian::{U32, U64};
 
 use super::BlockData;
 use super::data::slice_at;
-use crate::error::Damage;
+use crate::error::{Damage, Result};
 use crate::units::BlockNr;
 
 /// Knows one kind of block. Lives beside the struct it checks, so that this
@@ -25,8 +25,34 @@ pub trait Validator: Send + Sync {
     fn check(&self, at: BlockNr, block: &BlockData) -> Result<(), Damage>;
 
     /// Makes `block` one that [`Self::check`] accepts at `at`: stores the location,
-    /// then the checksum. Runs right before each write, on a copy.
+    /// then the checksum. Runs right before each write, on a copy, in any thread.
     fn seal(&self, at: BlockNr, block: &mut BlockData);
+
+    /// As [`Self::check`], for one whose answer may be somebody else's error.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`](crate::error::Error::Damaged), or what it cannot put into one.
+    fn accept(&self, at: BlockNr, block: &BlockData) -> Result<()> {
+        Ok(self.check(at, block)?)
+    }
+
+    /// Whether it must not run while locks of the block manager are held, nor in
+    /// its threads: an interpreter has to be asked. Then [`Self::accept`] and
+    /// [`Self::prepare`] run on the thread that called, before anything is
+    /// written, and [`Self::seal`] has nothing left to do.
+    fn needs_preparation(&self) -> bool {
+        false
+    }
+
+    /// What [`Self::seal`] is to others, for one that needs it, on a copy that
+    /// becomes the block.
+    ///
+    /// # Errors
+    /// Whatever it says: nothing is written then, and the block stays as it was.
+    fn prepare(&self, at: BlockNr, block: &mut BlockData) -> Result<()> {
+        let _nothing_to_do = (at, block);
+        Ok(())
+    }
 }
 
 /// Which validator a lock asks for.

@@ -1,5 +1,5 @@
 //! Writing dirty blocks: sorted by location, neighbours in one request, sealed
-//! in a copy that nobody else sees.
+//! in a copy that nobody else sees. What has to be prepared is so before.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,7 +64,8 @@ impl BlockManager {
     ///
     /// # Errors
     /// [`Error::ReadOnly`]; [`Error::Poisoned`] when a write or flush fails, now
-    /// or earlier: then everything but reading is.
+    /// or earlier: then everything but reading is. What a validator says that
+    /// cannot prepare a block: then nothing was written, and all is as before.
     pub fn flush(&self) -> Result<()> {
         self.check_writable()?;
         if sabotaged("early-superblock") {
@@ -86,6 +87,7 @@ impl BlockManager {
     /// As [`Self::flush`].
     pub fn flush_and_unlock(&self, superblock: WriteGuard) -> Result<()> {
         let at = superblock.location();
+        let superblock = self.prepare_locked(superblock)?;
         let first = self
             .check_writable()
             .and_then(|()| {
@@ -106,13 +108,14 @@ impl BlockManager {
     /// of a commit, whose first is [`Self::flush`].
     ///
     /// # Errors
-    /// As [`Self::flush`].
+    /// As [`Self::flush`]; its changes are dropped when it cannot be prepared.
     pub fn write_superblock(&self, superblock: WriteGuard) -> Result<()> {
         if let Err(error) = self.check_writable() {
             superblock.discard();
             return Err(error);
         }
         let at = superblock.location();
+        let superblock = self.prepare_locked(superblock)?;
         let written = self.write_dirty(|other| other == at, superblock.into_parts())?;
         if written == 0 {
             return Err(Error::usage(
@@ -177,11 +180,13 @@ impl BlockManager {
         wanted: impl Fn(BlockNr) -> bool,
         last: Option<(Hold, Arc<BlockData>)>,
     ) -> Result<usize> {
-        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut staging, mut cache) = self.lock_prepared(&wanted)?;
         let Staging { outgoing, copies } = &mut *staging;
-        let mut cache = self.lock_cache();
-        if let Some((hold, data)) = last {
-            release_dirty(&mut cache, hold, data);
+        if let Some((hold, data)) = last
+            && release_dirty(&mut cache, hold, data)
+        {
+            // It was prepared while it was locked.
+            cache.slot_quietly(hold.slot).unprepared = false;
         }
         collect(&mut cache, &wanted, outgoing);
         self.tell(cache);
@@ -272,7 +277,8 @@ fn collect(cache: &mut Cache, wanted: &impl Fn(BlockNr) -> bool, outgoing: &mut 
     while let Some(number) = cache.dirty().get(place) {
         let number = *number as usize;
         let slot = cache.slot_quietly(number);
-        let data = slot.data.as_ref().filter(|_| slot.may_be_written());
+        let ready = slot.may_be_written() && !slot.unprepared;
+        let data = slot.data.as_ref().filter(|_| ready);
         let Some(data) = data.filter(|_| wanted(slot.at)) else {
             place += 1;
             continue;

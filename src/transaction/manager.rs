@@ -253,7 +253,8 @@ impl TransactionManager {
     ///
     /// # Errors
     /// [`Error::Poisoned`] from now on when a write or the flush fails,
-    /// [`Error::Aborted`] when the space map cannot be written.
+    /// [`Error::Aborted`] when the space map cannot be written, or a validator
+    /// did not prepare a block.
     pub fn pre_commit(&self) -> Result<()> {
         let mut inner = self.lock();
         self.check_open(&inner)?;
@@ -266,7 +267,12 @@ impl TransactionManager {
             inner.state = State::Aborted(error.to_string());
             return Err(error);
         }
-        self.blocks.flush()?;
+        if let Err(error) = self.blocks.flush() {
+            if !self.blocks.is_poisoned() {
+                inner.state = State::Aborted(error.to_string());
+            }
+            return Err(error);
+        }
         inner.state = State::PreCommitted;
         Ok(())
     }
@@ -281,7 +287,8 @@ impl TransactionManager {
     ///
     /// # Errors
     /// [`Error::Usage`] without the first half or with another block,
-    /// [`Error::Poisoned`] from now on when the write or the flush fails.
+    /// [`Error::Poisoned`] from now on when the write or the flush fails,
+    /// [`Error::Aborted`] from now on when its validator did not prepare it.
     pub fn commit(&self, superblock: WriteGuard) -> Result<()> {
         self.commit_labelled(superblock, 0)
     }
@@ -318,6 +325,13 @@ impl TransactionManager {
             superblock.discard();
             return Err(error);
         }
+        // What cannot be prepared was dropped, and the transaction with it.
+        let superblock = self
+            .blocks
+            .prepare_locked(superblock)
+            .inspect_err(|error| {
+                inner.state = State::Aborted(error.to_string());
+            })?;
         self.blocks.write_superblock(superblock)?;
         inner.committed = Some(inner.txn.space_root());
         inner.state = State::Open;

@@ -3,6 +3,7 @@
 
 mod faults;
 mod locks;
+mod prepared;
 mod threads;
 mod writeback;
 
