@@ -330,8 +330,10 @@ class WriteLock(Lock):
 
 @disjoint_base
 class Validator:
-    """What one kind of block has to look like."""
+    """What one kind of block has to look like; subclass it for kinds of your own."""
 
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """For subclasses that define check and prepare."""
     @staticmethod
     def btree_node() -> Validator: ...
     @staticmethod
@@ -346,9 +348,10 @@ class Validator:
     def store_superblock() -> Validator: ...
     @property
     def name(self) -> str: ...
-    def check(self, location: int, block: Buffer) -> None:
+    # A subclass is given a memoryview; who calls these passes any buffer.
+    def check(self, location: int, data: Any) -> None:
         """Raise DamagedBlockError unless the 4096 bytes are those of such a block."""
-    def prepare(self, location: int, block: Buffer) -> None:
+    def prepare(self, location: int, data: Any) -> None:
         """Put location and checksum into the 4096 bytes, as a write does."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...

@@ -22,6 +22,10 @@ views of a write lock before the lock: while one is in use, leaving the ``with``
 quietly is a :class:`BufferError` and the lock stays held. Left by an exception, the
 lock is released all the same; the block gets what the view shows at that moment, and
 what is written to the view later goes nowhere.
+
+What no ``CrcValidator`` describes is a subclass of :class:`Validator` that defines
+``check(self, location, data)`` and ``prepare(self, location, data)``: both are called
+with a memoryview of the block, and must not use the engine.
 """
 
 from thinmeta._core import BlockManager, CrcValidator, ReadLock, Validator, WriteLock

@@ -94,13 +94,13 @@ impl BlockManager {
         &self,
         py: Python<'_>,
         location: Block,
-        validator: &Validator,
+        validator: &Bound<'_, Validator>,
         zero: bool,
     ) -> PyResult<Py<WriteLock>> {
         let manager = self.session.manager(py)?;
-        let (at, checks) = (BlockNr(location.0), validator.checks());
+        let (at, checks) = (BlockNr(location.0), Validator::checks(validator));
         let guard = patiently(py, || {
-            manager.write_lock_patiently(at, checks, zero, Some(&ask_patience))
+            manager.write_lock_patiently(at, &checks, zero, Some(&ask_patience))
         })?;
         WriteLock::new(py, &self.session, guard)
     }
@@ -219,10 +219,11 @@ impl BlockManager {
         &self,
         py: Python<'_>,
         location: Block,
-        validator: Option<&Validator>,
+        validator: Option<&Bound<'_, Validator>>,
     ) -> PyResult<Py<ReadLock>> {
         let manager = self.session.manager(py)?;
-        let guard = lock_to_read(py, &manager, location, validator.map(Validator::checks))?;
+        let checks = validator.map(Validator::checks);
+        let guard = lock_to_read(py, &manager, location, checks.as_ref())?;
         ReadLock::new(py, &self.session, guard)
     }
 
@@ -243,10 +244,10 @@ impl BlockManager {
         &self,
         py: Python<'_>,
         location: Block,
-        validator: &Validator,
+        validator: &Bound<'_, Validator>,
     ) -> PyResult<Py<ReadLock>> {
         let manager = self.session.manager(py)?;
-        let guard = manager.read_try_lock(BlockNr(location.0), validator.checks());
+        let guard = manager.read_try_lock(BlockNr(location.0), Validator::checks(validator));
         let guard = guard.map_err(|error| exception(py, error))?;
         ReadLock::new(py, &self.session, guard)
     }
@@ -270,7 +271,7 @@ impl BlockManager {
         &self,
         py: Python<'_>,
         location: Block,
-        validator: &Validator,
+        validator: &Bound<'_, Validator>,
     ) -> PyResult<Py<WriteLock>> {
         self.lock_to_write(py, location, validator, false)
     }
@@ -295,14 +296,15 @@ impl BlockManager {
         &self,
         py: Python<'_>,
         location: Block,
-        validator: &Validator,
+        validator: &Bound<'_, Validator>,
     ) -> PyResult<Py<WriteLock>> {
         self.lock_to_write(py, location, validator, true)
     }
 
     /// Write all dirty blocks that nobody has locked, and make them durable.
     ///
-    /// The superblock of an open transaction manager is left to its commit.
+    /// The superblock of an open transaction manager is left to its commit. What a
+    /// validator's ``prepare`` raises comes out, and nothing was written then.
     ///
     /// Raises:
     ///     ReadOnlyError: Changes are refused.

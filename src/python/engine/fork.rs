@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::prelude::*;
 
+use super::own_validator;
 use crate::error::{Error, Result};
 
 /// How many forks lie between this process and the one that loaded the module.
@@ -34,11 +35,14 @@ impl Birth {
         self == Self::now()
     }
 
+    /// Whether something of the engine may be used now.
+    ///
     /// # Errors
-    /// [`Error::Usage`] in a child.
+    /// [`Error::Usage`] in a child, and while a validator runs on this thread: the
+    /// call that asks it holds what another call would wait for.
     pub fn check(self) -> Result<()> {
         if self.is_here() {
-            return Ok(());
+            return own_validator::refuse_within();
         }
         Err(Error::usage(
             "the store was opened before a fork; a child opens it for itself",

@@ -20,6 +20,7 @@ mod low_items;
 mod low_tree;
 mod managed;
 mod opening;
+mod own_validator;
 mod scope;
 mod session;
 mod source;

@@ -173,14 +173,14 @@ impl TransactionManager {
     fn create(
         bm: &Bound<'_, BlockManager>,
         superblock: Block,
-        validator: &Validator,
+        validator: &Bound<'_, Validator>,
         checked: bool,
         overwrite: bool,
     ) -> PyResult<Opened> {
-        let (at, checks) = (BlockNr(superblock.0), validator.checks());
-        open_with(bm, checks, |blocks| {
+        let (at, checks) = (BlockNr(superblock.0), Validator::checks(validator));
+        open_with(bm, &checks, |blocks| {
             make_way(blocks, at, overwrite).map_err(|error| error.in_step("superblock"))?;
-            Core::create_with_superblock(blocks, at, checks, checked)
+            Core::create_with_superblock(blocks, at, &checks, checked)
         })
     }
 
@@ -210,15 +210,15 @@ impl TransactionManager {
     fn open(
         bm: &Bound<'_, BlockManager>,
         superblock: Block,
-        validator: &Validator,
+        validator: &Bound<'_, Validator>,
         root_offset: Offset,
         root_max_len: Offset,
         checked: bool,
     ) -> PyResult<Opened> {
-        let (at, checks) = (BlockNr(superblock.0), validator.checks());
+        let (at, checks) = (BlockNr(superblock.0), Validator::checks(validator));
         let root = root_offset.0..root_offset.0.saturating_add(root_max_len.0);
-        open_with(bm, checks, |blocks| {
-            Core::open_with_superblock(blocks, at, checks, root, checked)
+        open_with(bm, &checks, |blocks| {
+            Core::open_with_superblock(blocks, at, &checks, root, checked)
         })
     }
 
@@ -319,9 +319,13 @@ impl TransactionManager {
     ///     PoisonedError: A write has failed.
     ///     ReadOnlyError: Changes are refused.
     ///     WouldBlockError: This is a clone.
-    fn new_block(&self, py: Python<'_>, validator: &Validator) -> PyResult<Py<WriteLock>> {
-        let checks = validator.checks();
-        let guard = self.real(py)?.change(py, |txn| txn.new_block(checks))?;
+    fn new_block(
+        &self,
+        py: Python<'_>,
+        validator: &Bound<'_, Validator>,
+    ) -> PyResult<Py<WriteLock>> {
+        let checks = Validator::checks(validator);
+        let guard = self.real(py)?.change(py, |txn| txn.new_block(&checks))?;
         self.write_lock(py, guard)
     }
 
@@ -348,11 +352,11 @@ impl TransactionManager {
         &self,
         py: Python<'_>,
         location: Block,
-        validator: &Validator,
+        validator: &Bound<'_, Validator>,
     ) -> PyResult<(Py<WriteLock>, bool)> {
-        let (at, checks) = (BlockNr(location.0), validator.checks());
+        let (at, checks) = (BlockNr(location.0), Validator::checks(validator));
         let managed = self.real(py)?;
-        let (guard, inc_children) = managed.change(py, |txn| txn.shadow_block(at, checks))?;
+        let (guard, inc_children) = managed.change(py, |txn| txn.shadow_block(at, &checks))?;
         Ok((self.write_lock(py, guard)?, inc_children))
     }
 
@@ -387,18 +391,18 @@ impl TransactionManager {
         &self,
         py: Python<'_>,
         location: Block,
-        validator: &Validator,
+        validator: &Bound<'_, Validator>,
     ) -> PyResult<Py<ReadLock>> {
         self.check_open(py)?;
         self.managed.check_readable(py)?;
         let session: &Arc<Session> = self.managed.session();
-        let checks = validator.checks();
+        let checks = Validator::checks(validator);
         let guard = if self.clone.is_some() {
             let clone = self.managed.core(py)?.nonblocking_clone();
-            let answer = clone.read_lock(BlockNr(location.0), checks);
+            let answer = clone.read_lock(BlockNr(location.0), &checks);
             answer.map_err(|error| exception(py, error))?
         } else {
-            lock_to_read(py, &session.manager(py)?, location, Some(checks))?
+            lock_to_read(py, &session.manager(py)?, location, Some(&checks))?
         };
         ReadLock::new(py, session, guard)
     }

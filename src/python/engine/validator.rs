@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use pyo3::exceptions::PyNotImplementedError;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 use super::arguments::{Block, Magic, Offset, Salt};
+use super::own_validator::{Asked, Named};
 use crate::array::ARRAY_VALIDATOR;
 use crate::block::{BlockData, Checks, CrcValidator as Crc};
 use crate::btree::NODE_VALIDATOR;
@@ -23,26 +26,73 @@ use crate::units::{BLOCK_BYTES, BlockNr};
 /// (location, then checksum) right before it is written. A block that one kind has
 /// accepted cannot be locked as another.
 ///
+/// A subclass is a kind of your own. It defines ``check(self, location, data)``, which
+/// raises :class:`DamagedBlockError`, or anything, unless the read-only memoryview
+/// ``data`` shows such a block, and ``prepare(self, location, data)``, which makes what
+/// the writable memoryview shows one that ``check`` accepts. What they raise comes out
+/// of the call that asked them. They run on the thread of that call, must not use the
+/// engine, and the view is released afterwards. Each object is a kind of its own.
+///
 /// Attributes:
-///     name: The kind, as :class:`DamagedBlockError` names it.
+///     name: The kind, as :class:`DamagedBlockError` names it. A subclass sets it in
+///         its body, or is called as the class is.
 #[pyclass(frozen, subclass, module = "thinmeta._core")]
 pub(crate) struct Validator {
-    checks: Checks,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Written in Rust.
+    Core(Checks),
+    /// A subclass's object. It is not kept here: it would keep itself.
+    Own(Named),
 }
 
 impl Validator {
     fn of(checks: impl Into<Checks>) -> Self {
-        let checks = checks.into();
-        Self { checks }
+        let kind = Kind::Core(checks.into());
+        Self { kind }
     }
 
-    pub fn checks(&self) -> &Checks {
-        &self.checks
+    /// What locks ask for.
+    pub fn checks(this: &Bound<'_, Self>) -> Checks {
+        match &this.get().kind {
+            Kind::Core(checks) => checks.clone(),
+            Kind::Own(named) => {
+                let asked: Arc<dyn crate::block::Validator> =
+                    Arc::new(Asked::new(named, this.as_any().clone().unbind()));
+                asked.into()
+            }
+        }
+    }
+
+    /// For what a subclass defines itself.
+    fn core(&self) -> PyResult<&Checks> {
+        match &self.kind {
+            Kind::Core(checks) => Ok(checks),
+            Kind::Own(_) => Err(PyNotImplementedError::new_err(
+                "a validator of your own has no other check and prepare than its own",
+            )),
+        }
     }
 }
 
 #[pymethods]
 impl Validator {
+    #[new]
+    #[classmethod]
+    #[pyo3(signature = (*args, **kwargs))]
+    fn new(
+        cls: &Bound<'_, PyType>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        // They are for the subclass's `__init__`.
+        let _ = (args, kwargs);
+        let kind = Kind::Own(Named::of(cls)?);
+        Ok(Self { kind })
+    }
+
     /// Nodes of B-trees.
     #[staticmethod]
     fn btree_node() -> Self {
@@ -81,37 +131,42 @@ impl Validator {
 
     #[getter]
     fn name(&self) -> &str {
-        self.checks.validator().name()
+        match &self.kind {
+            Kind::Core(checks) => checks.validator().name(),
+            Kind::Own(named) => &named.name,
+        }
     }
 
     /// Check a block's bytes as a lock would.
     ///
     /// Args:
     ///     location: The block's number.
-    ///     block: Its 4096 bytes, in any buffer.
+    ///     data: Its 4096 bytes, in any buffer.
     ///
     /// Raises:
     ///     DamagedBlockError: They are not those of such a block.
     ///     UsageError: They are not 4096 bytes.
-    fn check(&self, py: Python<'_>, location: Block, block: &Bound<'_, PyAny>) -> PyResult<()> {
-        let data = block_of(py, &copy_of_bytes(block)?)?;
+    fn check(&self, py: Python<'_>, location: Block, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let data = block_of(py, &copy_of_bytes(data)?)?;
         let at = BlockNr(location.0);
-        detached(py, || Ok(self.checks.validator().check(at, &data)?))
+        let checks = self.core()?;
+        detached(py, || Ok(checks.validator().check(at, &data)?))
     }
 
     /// Seal a block's bytes as a write would: location, then checksum.
     ///
     /// Args:
     ///     location: The block's number.
-    ///     block: Its 4096 bytes, in a writable buffer.
+    ///     data: Its 4096 bytes, in a writable buffer.
     ///
     /// Raises:
     ///     UsageError: They are not 4096 bytes.
-    fn prepare(&self, py: Python<'_>, location: Block, block: &Bound<'_, PyAny>) -> PyResult<()> {
-        let mut bytes = WritableBytes::new(block)?;
-        let mut data = block_of(py, bytes.bytes())?;
-        self.checks.validator().seal(BlockNr(location.0), &mut data);
-        bytes.bytes().copy_from_slice(data.bytes());
+    fn prepare(&self, py: Python<'_>, location: Block, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let mut bytes = WritableBytes::new(data)?;
+        let mut block = block_of(py, bytes.bytes())?;
+        let at = BlockNr(location.0);
+        self.core()?.validator().seal(at, &mut block);
+        bytes.bytes().copy_from_slice(block.bytes());
         Ok(())
     }
 
@@ -120,12 +175,19 @@ impl Validator {
     }
 
     fn __eq__(&self, other: &Self) -> bool {
-        self.checks.same_as(&other.checks)
+        match (&self.kind, &other.kind) {
+            (Kind::Core(own), Kind::Core(other)) => own.same_as(other),
+            (Kind::Own(own), Kind::Own(other)) => own == other,
+            _ => false,
+        }
     }
 
     fn __hash__(&self) -> u64 {
-        let name = self.name().bytes();
-        name.fold(self.checks.validator().identity(), |hash, byte| {
+        let identity = match &self.kind {
+            Kind::Core(checks) => checks.validator().identity(),
+            Kind::Own(named) => named.serial,
+        };
+        self.name().bytes().fold(identity, |hash, byte| {
             hash.wrapping_mul(31).wrapping_add(u64::from(byte))
         })
     }
