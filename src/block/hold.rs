@@ -3,11 +3,12 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::accept::{accept, ask, attach, has_to_be_asked, needs_preparation};
 use super::cache::{Cache, Dirty, Place, Slot};
 use super::lock::{Hold, ThreadNr};
 use super::sync::MutexGuard;
 use super::{BlockData, BlockManager, Checks, Patience, patience};
-use crate::error::{Damage, Error, Result};
+use crate::error::{Error, Result};
 use crate::units::BlockNr;
 
 /// How often somebody who waits asks whether to go on.
@@ -110,10 +111,10 @@ impl BlockManager {
                     Ok(Taken::Unchecked(data)) => {
                         let life = cache.slot(number).life;
                         drop(cache);
-                        let asked = ask(&data, wish);
+                        let asked = ask(wish.at, wish.checks, &data);
                         cache = self.lock_cache();
                         if asked.is_ok() {
-                            attach(&mut cache, number, life, &data, wish);
+                            attach(cache.slot_in_life(number, life), &data, wish.checks);
                             continue;
                         }
                         asked.err().map(Err)
@@ -270,7 +271,7 @@ impl BlockManager {
             Some(offset) => self.device.read_exact_at(block.bytes_mut(), offset)?,
             None => self.check_address(at)?,
         }
-        ask(block, wish)?;
+        ask(at, wish.checks, block)?;
         Ok(data)
     }
 
@@ -311,9 +312,9 @@ impl BlockManager {
             Taken::Unchecked(data) => data,
         };
         drop(cache);
-        ask(&unchecked, wish)?;
+        ask(at, Some(checks), &unchecked)?;
         let mut cache = self.try_lock_cache()?;
-        attach(&mut cache, number, life, &unchecked, wish);
+        attach(cache.slot_in_life(number, life), &unchecked, Some(checks));
         let slot = cache.slot_in_life(number, life).ok_or(Error::WouldBlock)?;
         match take_hold(slot, number, wish)? {
             Taken::Held(held) => Ok(held),
@@ -378,36 +379,6 @@ pub(super) fn release_dirty(cache: &mut Cache, hold: Hold, data: Arc<BlockData>)
     true
 }
 
-fn needs_preparation(checks: &Checks) -> bool {
-    checks.validator().needs_preparation()
-}
-
-/// Asks the validator; nothing is held.
-fn ask(block: &BlockData, wish: Wish<'_>) -> Result<()> {
-    match wish.checks {
-        Some(checks) => checks.validator().accept(wish.at, block),
-        None => Ok(()),
-    }
-}
-
-/// Notes that what `wish` asks for was asked and has accepted `data`, if the
-/// slot has it still.
-fn attach(cache: &mut Cache, number: usize, life: u64, data: &Arc<BlockData>, wish: Wish<'_>) {
-    let Some(slot) = cache.slot_in_life(number, life) else {
-        return;
-    };
-    let same = slot.data.as_ref().is_some_and(|now| Arc::ptr_eq(now, data));
-    if same && slot.checks.is_none() {
-        slot.checks = wish.checks.cloned();
-    }
-}
-
-/// Whether the validator was not asked yet about what is in the slot, and must
-/// not be while something is held.
-pub(super) fn has_to_be_asked(slot: &Slot, wanted: Option<&Checks>) -> bool {
-    slot.checks.is_none() && slot.data.is_some() && wanted.is_some_and(needs_preparation)
-}
-
 /// Locks a cached block.
 fn take_hold(slot: &mut Slot, number: usize, wish: Wish<'_>) -> Result<Taken> {
     let lock = &slot.lock;
@@ -458,27 +429,4 @@ fn grant(slot: &mut Slot, number: usize, wish: Wish<'_>) -> Option<Held> {
     }
     slot.lock.add_reader(wish.thread);
     Some(Held::Locked(hold, data))
-}
-
-/// Sees to it that the block in a slot is what `wanted` checks.
-pub(super) fn accept(slot: &mut Slot, wanted: Option<&Checks>) -> Result<()> {
-    let (Some(data), Some(wanted)) = (&slot.data, wanted) else {
-        return Ok(());
-    };
-    match &slot.checks {
-        Some(known) if known.same_as(wanted) => Ok(()),
-        None => {
-            wanted.validator().check(slot.at, data)?;
-            slot.checks = Some(wanted.clone());
-            Ok(())
-        }
-        Some(known) => Err(mismatch(slot.at, known, wanted)),
-    }
-}
-
-/// Two structures claim one block; its checksum already said which is right.
-#[cold]
-fn mismatch(at: BlockNr, known: &Checks, wanted: &Checks) -> Error {
-    let [known, wanted] = [known, wanted].map(|checks| checks.validator().name().to_owned());
-    Damage::new(at, wanted.clone(), "block kind", known, wanted).into()
 }

@@ -4,8 +4,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, TryLockError};
 
+use super::accept::{accept, has_to_be_asked};
 use super::cache::{Cache, Slot};
-use super::hold::{Held, Mode, accept, has_to_be_asked};
+use super::hold::{Held, Mode};
 use super::lock::Hold;
 use super::prefetch::Prefetch;
 use super::sync::{Condvar, Mutex, MutexGuard};

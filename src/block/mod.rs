@@ -5,6 +5,7 @@
 //! earlier when the cache is full, and the superblock only in a commit; memory
 //! stays within `cache_bytes`; no slot's lock is waited for during I/O. May use: `error`, `units`, `device`.
 
+mod accept;
 mod cache;
 mod crc;
 pub(crate) mod data;
