@@ -133,9 +133,9 @@ class Thinmeta(Engine):
         )
 
     def call_each(self, keys: Sequence[int]) -> None:
-        tree = self._tree()
-        for _key in keys:
-            tree.value_bytes  # noqa: B018
+        nothing = self._tree()._nothing
+        for key in keys:
+            nothing(key)
 
     def close(self) -> None:
         self._leave_view()

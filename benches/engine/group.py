@@ -270,7 +270,7 @@ def scan(ground: Ground) -> Row:
 
 
 def call(ground: Ground) -> Row:
-    row = Row("engine: binding", "a property, net of the loop", bars.ENGINE_CALL)
+    row = Row("engine: binding", "a method with a key, net of the loop", bars.ENGINE_CALL)
     try:
         took = ground.sessions[OURS].ask("call", max(ground.bench.rounds, 3))
     except Failed as error:
