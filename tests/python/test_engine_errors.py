@@ -150,7 +150,7 @@ def test_options_that_make_no_sense(
 def test_modes_that_are_none(path: Path) -> None:
     for mode in ("w", "rb", "", None, True):
         with pytest.raises(thinmeta.UsageError, match="mode is"):
-            Store.open(path, mode=mode)  # type: ignore[arg-type]
+            Store.open(path, mode=mode)  # type: ignore[arg-type] # what mypy would refuse
 
 
 def test_a_file_behind_a_loop_device_is_in_use(path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -64,8 +65,8 @@ def test_the_five_lines_work(path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [thinmeta.engine.store, thinmeta.engine.tree, thinmeta.engine])
-def test_the_examples_in_the_documentation_run(module: object) -> None:
-    failed, tried = doctest.testmod(module)  # type: ignore[arg-type]
+def test_the_examples_in_the_documentation_run(module: ModuleType) -> None:
+    failed, tried = doctest.testmod(module)
     assert failed == 0
     assert tried > 0 or module is thinmeta.engine
 
@@ -76,7 +77,7 @@ def test_the_package_imports_names_when_they_are_used() -> None:
         assert getattr(thinmeta.engine, name).__name__ == name
         assert getattr(thinmeta.engine, name).__doc__
     with pytest.raises(AttributeError):
-        thinmeta.engine.Nothing  # type: ignore[attr-defined] # noqa: B018
+        thinmeta.engine.Nothing  # type: ignore[attr-defined] # noqa: B018 # raises when asked for
 
 
 # ---- transactions ----
