@@ -379,19 +379,46 @@ pub(super) fn change_counts(
     let mut at = range.start;
     while at < range.end {
         let end = ((at / PER_BITMAP + 1) * PER_BITMAP).min(range.end);
-        change_in_bitmap(home, txn, at..end, change)?;
+        change_in_bitmap(
+            home,
+            txn,
+            at / PER_BITMAP,
+            (at..end).map(|block| (block, 1)),
+            change,
+        )?;
         at = end;
     }
     Ok(())
 }
 
+/// Changes the counts of blocks in ascending order, each as often as it comes.
+/// Every bitmap is opened once.
+pub(super) fn change_sorted(
+    home: &mut impl Home,
+    txn: &mut Transaction,
+    blocks: &[u64],
+    change: Change,
+) -> Result<()> {
+    if let (Some(first), Some(last)) = (blocks.first(), blocks.last()) {
+        check_range(&(*first..last.saturating_add(1)), home.core(txn).nr_blocks)?;
+    }
+    for part in blocks.chunk_by(|one, next| one / PER_BITMAP == next / PER_BITMAP) {
+        let number = part.first().map_or(0, |block| block / PER_BITMAP);
+        let same = part.chunk_by(|one, next| one == next);
+        let times = same.filter_map(|same| Some((*same.first()?, same.len())));
+        change_in_bitmap(home, txn, number, times, change)?;
+    }
+    Ok(())
+}
+
+/// Changes counts in one bitmap, each as often as is said beside it.
 fn change_in_bitmap(
     home: &mut impl Home,
     txn: &mut Transaction,
-    range: Range<u64>,
+    number: u64,
+    counts: impl Iterator<Item = (u64, usize)>,
     change: Change,
 ) -> Result<()> {
-    let number = range.start / PER_BITMAP;
     let blocks = Arc::clone(txn.blocks());
     let core = home.core(txn);
     core.learn(&blocks, number)?;
@@ -404,7 +431,8 @@ fn change_in_bitmap(
 
     let bitmap: &mut Bitmap = guard.view_mut();
     let mut overflow: Vec<Overflow> = Vec::new();
-    for block in range {
+    for (block, times) in counts {
+        let times = u32::try_from(times).unwrap_or(u32::MAX);
         let stored = bitmap.entry(offset(block));
         let old = if stored == MANY {
             core.stored_overflow(&blocks, block)?
@@ -412,8 +440,8 @@ fn change_in_bitmap(
             stored
         };
         let new = match change {
-            Change::Inc => old.checked_add(1).ok_or_else(|| above_limit(block))?,
-            Change::Dec => old.checked_sub(1).ok_or_else(|| below_zero(block))?,
+            Change::Inc => old.checked_add(times).ok_or_else(|| above_limit(block))?,
+            Change::Dec => old.checked_sub(times).ok_or_else(|| below_zero(block))?,
             Change::Set(count) => count,
         };
         bitmap.set_entry(offset(block), new.min(MANY));

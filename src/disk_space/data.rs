@@ -8,7 +8,8 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::SpaceMapRoot;
 use super::bitmap::{BITMAP_VALIDATOR, MANY};
-use super::core::{Change, Core, Index, bitmaps_for, change_counts, fresh_entry};
+use super::core::{Change, Core, Index, bitmaps_for, change_counts, change_sorted, fresh_entry};
+use super::free::FreeMap;
 use super::index::IndexEntry;
 use crate::block::BlockManager;
 use crate::btree::{self, Plain, TreeType, max_entries};
@@ -82,6 +83,18 @@ impl DataMap {
         }
     }
 
+    /// Goes back to what was committed under `root`, on the same cursor.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn go_back(&mut self, blocks: &Arc<BlockManager>, root: &SpaceMapRoot) -> Result<()> {
+        let mut map = Self::open(blocks, root, self.checker.is_some())?;
+        let free = std::mem::replace(&mut self.core.free, FreeMap::new(0));
+        map.core.free = free.rolled_back(map.core.free.available());
+        *self = map;
+        Ok(())
+    }
+
     /// Holds every call against plain counts. Only right after a commit: what
     /// was freed since then would count as free.
     ///
@@ -151,6 +164,46 @@ impl DataMap {
     /// [`Error::Usage`] past the end or below zero, nothing changed then.
     pub fn dec(&mut self, txn: &mut Transaction, blocks: Range<u64>) -> Result<()> {
         self.count_references(txn, blocks, Change::Dec)
+    }
+
+    /// One more reference on each of many blocks, which ascend; one that comes
+    /// several times gains as many.
+    ///
+    /// # Errors
+    /// As [`Self::inc`], but after the first blocks were counted.
+    pub fn inc_sorted(&mut self, txn: &mut Transaction, blocks: &[u64]) -> Result<()> {
+        change_sorted(&mut self.core, txn, blocks, Change::Inc)?;
+        let Some(checker) = &mut self.checker else {
+            return Ok(());
+        };
+        let mut each = blocks.iter();
+        each.try_for_each(|block| checker.incremented(*block..block + 1, true))
+    }
+
+    /// One reference less on each of many blocks, which ascend; one that comes
+    /// several times loses as many.
+    ///
+    /// # Errors
+    /// As [`Self::dec`], but after the first blocks were counted.
+    pub fn dec_sorted(&mut self, txn: &mut Transaction, blocks: &[u64]) -> Result<()> {
+        change_sorted(&mut self.core, txn, blocks, Change::Dec)?;
+        let Some(checker) = &mut self.checker else {
+            return Ok(());
+        };
+        let mut each = blocks.iter();
+        each.try_for_each(|block| checker.decremented(*block..block + 1, true))
+    }
+
+    /// Whether a block was in use at the last commit and is not any more.
+    #[must_use]
+    pub fn was_freed(&self, block: u64) -> bool {
+        self.core.free.was_freed(block)
+    }
+
+    /// Whether any block was freed since the last commit.
+    #[must_use]
+    pub fn has_freed(&self) -> bool {
+        self.core.free.has_freed()
     }
 
     fn count_references(
@@ -293,6 +346,11 @@ impl DataMap {
             None => Ok(()),
         }
     }
+}
+
+/// Metadata blocks that a map of so many blocks may take.
+pub(crate) fn metadata_blocks_for(data_blocks: u64) -> u64 {
+    blocks_for(bitmaps_for(data_blocks))
 }
 
 /// Metadata blocks that so many new bitmaps may take, with the leaves and

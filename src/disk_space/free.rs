@@ -79,6 +79,8 @@ pub(super) struct FreeMap {
     patience: u32,
     /// Blocks handed out since the last commit.
     handed_out: u64,
+    /// Whether any block that was in use at the last commit went out of it.
+    freed: bool,
 }
 
 impl FreeMap {
@@ -96,6 +98,7 @@ impl FreeMap {
             longest: u64::MAX,
             patience: 0,
             handed_out: 0,
+            freed: false,
         }
     }
 
@@ -106,6 +109,7 @@ impl FreeMap {
         self.touched.clear();
         self.run = 0..0;
         self.handed_out = 0;
+        self.freed = false;
         self.available = available.saturating_sub(self.withheld_blocks);
         self
     }
@@ -203,8 +207,22 @@ impl FreeMap {
         if known.now[word] & !known.before[word] & bit != 0 {
             self.available += 1;
         }
+        self.freed |= known.before[word] & bit != 0;
         known.now[word] &= !bit;
         known.change(&mut self.touched, bitmap);
+    }
+
+    /// Whether a block went out of use that was in use at the last commit.
+    pub fn was_freed(&self, block: u64) -> bool {
+        let (word, bit) = place(block);
+        // A bitmap that nobody knows has not changed.
+        let known = self.known.get(&(block / PER_BITMAP));
+        known.is_some_and(|known| known.before[word] & !known.now[word] & bit != 0)
+    }
+
+    /// Whether there is any such block.
+    pub fn has_freed(&self) -> bool {
+        self.freed
     }
 
     /// Whether a block can be handed out, of a bitmap that is known.

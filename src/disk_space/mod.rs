@@ -23,6 +23,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub use bitmap::{
     BITMAP_NAME, BITMAP_VALIDATOR, Bitmap, ENTRIES_PER_BITMAP, ENTRIES_PER_WORD, MANY,
 };
+pub(crate) use data::metadata_blocks_for;
 pub use data::{DataMap, MAX_DATA_BLOCKS};
 pub(crate) use grow::{create as create_metadata, extend as extend_metadata};
 pub use index::{INDEX_NAME, INDEX_VALIDATOR, IndexEntry, MAX_METADATA_BITMAPS, MetadataIndex};
