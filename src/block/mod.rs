@@ -6,6 +6,7 @@
 //! stays within `cache_bytes`; no slot's lock is waited for during I/O. May use: `error`, `units`, `device`.
 
 mod accept;
+mod blank;
 mod cache;
 mod crc;
 pub(crate) mod data;
@@ -23,6 +24,7 @@ mod sync;
 mod validator;
 mod writeback;
 
+pub use blank::check_unformatted;
 pub use crc::CrcValidator;
 pub use data::BlockData;
 pub use guard::{ReadGuard, WriteGuard};

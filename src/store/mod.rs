@@ -20,6 +20,7 @@ pub use superblock::{STORE_NAME, STORE_VALIDATOR, StoreSuperblock};
 pub use transaction::{StoreTransaction, TreeNr};
 pub use view::{StoreView, ViewedTree};
 
+use crate::block::check_unformatted;
 use crate::block::{BlockManager, DEFAULT_CACHE_BYTES, Patience};
 use crate::device::{Claim, Device, FileDevice};
 use crate::error::{Error, Result};
@@ -126,7 +127,7 @@ impl Store {
             return Err(too_small(blocks.nr_blocks()));
         }
         let in_superblock = |error: Error| error.in_step("superblock");
-        wipe_superblock(&blocks).map_err(in_superblock)?;
+        blocks.wipe_used(SUPERBLOCK).map_err(in_superblock)?;
         let manager = TransactionManager::create(&blocks, SUPERBLOCK, options.checked)?;
         let made = manager.change(catalogue::create).and_then(|root| {
             manager.pre_commit()?;
@@ -265,43 +266,4 @@ fn too_small(blocks: u64) -> Error {
     Error::no_metadata_space(format!(
         "a store takes {MIN_BLOCKS} blocks of {BLOCK_BYTES} bytes or more, and there are {blocks}"
     ))
-}
-
-/// Says what block 0 holds, unless it is all zero.
-fn check_unformatted(device: &dyn Device) -> Result<()> {
-    if device.size_bytes() < BLOCK_BYTES as u64 {
-        let mut rest = vec![0; usize::try_from(device.size_bytes()).unwrap_or_default()];
-        device.read_exact_at(&mut rest, 0)?;
-        return match rest.iter().all(|byte| *byte == 0) {
-            true => Ok(()),
-            false => Err(already_there(device, "it is not empty")),
-        };
-    }
-    let mut block = crate::block::BlockData::zeroed();
-    device.read_exact_at(block.bytes_mut(), 0)?;
-    if block.is_zero() {
-        return Ok(());
-    }
-    let what = crate::block::kind_of(&block)
-        .map_or("block 0 is not all zero".to_owned(), |(kind, _)| {
-            format!("block 0 is a {kind}")
-        });
-    Err(already_there(device, &what))
-}
-
-fn already_there(device: &dyn Device, what: &str) -> Error {
-    Error::AlreadyFormatted {
-        path: device.path().to_owned(),
-        reason: what.to_owned(),
-    }
-}
-
-/// Takes away what block 0 says before anything else is overwritten: a crash in
-/// the middle must not leave the superblock of what was there before.
-fn wipe_superblock(blocks: &Arc<BlockManager>) -> Result<()> {
-    let before = blocks.read_lock_patiently(SUPERBLOCK, None, None)?.pin();
-    if before.is_zero() {
-        return Ok(());
-    }
-    blocks.wipe(SUPERBLOCK)
 }
