@@ -145,6 +145,24 @@ pub enum Error {
     },
     /// No thin device has this id.
     NoSuchDevice(u64),
+    /// A thin device of this id is there already.
+    DeviceExists(u64),
+    /// The pool holds a metadata snapshot already, in this block.
+    MetadataSnapshotHeld(BlockNr),
+    /// The pool's transaction id is another one.
+    StaleTransaction {
+        /// What the pool has.
+        found: u64,
+        /// What was expected.
+        expected: u64,
+    },
+    /// A commit to a pool failed.
+    CommitFailed {
+        /// Why.
+        source: Box<Error>,
+        /// Whether the pool on the disk asks for a check now.
+        needs_check_set: bool,
+    },
     /// The call cannot be answered without waiting or I/O.
     WouldBlock,
     /// The caller asked for something that makes no sense.
@@ -253,6 +271,20 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Self::NoSuchDevice(id) => write!(f, "no thin device {id}"),
+            Self::DeviceExists(id) => write!(f, "there is a thin device {id} already"),
+            Self::MetadataSnapshotHeld(block) => {
+                write!(f, "a metadata snapshot is held already, in block {block}")
+            }
+            Self::StaleTransaction { found, expected } => {
+                write!(f, "the transaction id is {found}, not {expected}")
+            }
+            Self::CommitFailed {
+                source,
+                needs_check_set: false,
+            } => source.fmt(f),
+            Self::CommitFailed { source, .. } => {
+                write!(f, "{source} (needs_check was set in the superblock)")
+            }
             Self::WouldBlock => f.write_str("the answer is not in the cache"),
             Self::Usage(text) => f.write_str(text),
             Self::NoSpace { space, reason } => write!(f, "no {space} space left: {reason}"),
@@ -280,7 +312,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Step { source, .. } => Some(source),
+            Self::Step { source, .. } | Self::CommitFailed { source, .. } => Some(source),
             _ => None,
         }
     }

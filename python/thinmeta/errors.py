@@ -288,14 +288,26 @@ class AbortedError(ThinmetaError):
 
     Nothing but the committed state can be read until ``abort``, which returns to it
     completely.
+
+    Attributes:
+        needs_check_set: Whether a failed commit has left ``needs_check`` in the
+            superblock of a pool.
     """
+
+    needs_check_set: bool = False
 
 
 class PoisonedError(ThinmetaError):
     """A write or a flush failed: what the device has is not known.
 
     Nothing is written any more, and nothing tried again, until it is closed and opened.
+
+    Attributes:
+        needs_check_set: Whether a failed commit has left ``needs_check`` in the
+            superblock of a pool, so that nobody changes it before it was checked.
     """
+
+    needs_check_set: bool = False
 
 
 class WrongBaseError(ThinmetaError):

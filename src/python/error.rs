@@ -53,6 +53,17 @@ fn raised_in(py: Python<'_>, step: &Step, error: Error) -> PyErr {
             instance(py, "NoMetadataSnapshotError", (path.as_os_str(), reason))
         }
         Error::NoSuchDevice(id) => instance(py, "NoSuchDeviceError", (id,)),
+        Error::DeviceExists(id) => instance(py, "DeviceExistsError", (id,)),
+        Error::MetadataSnapshotHeld(_) => instance(py, "MetadataSnapshotHeldError", (text,)),
+        Error::StaleTransaction { .. } => instance(py, "StaleTransactionError", (text,)),
+        Error::CommitFailed {
+            source,
+            needs_check_set,
+        } => {
+            let raised = raised_in(py, step, *source);
+            let told = raised.value(py).setattr("needs_check_set", needs_check_set);
+            told.map(|()| raised)
+        }
         Error::Usage(_) => instance(py, "UsageError", (text,)),
         Error::WouldBlock => instance(py, "WouldBlockError", (text,)),
         Error::NoSpace { space, reason } => {

@@ -49,4 +49,14 @@ impl DeviceInfo {
             snapshotted_time: details.snapshotted_time.get(),
         }
     }
+
+    /// As the details tree has it.
+    pub(super) fn details(&self) -> DeviceDetails {
+        DeviceDetails {
+            mapped_blocks: self.mapped_blocks.into(),
+            transaction_id: self.transaction_id.into(),
+            creation_time: self.creation_time.into(),
+            snapshotted_time: self.snapshotted_time.into(),
+        }
+    }
 }

@@ -9,11 +9,20 @@ use crate::units::BlockNr;
 /// Bits of a mapping value that hold the time.
 const TIME_BITS: u32 = 24;
 
+/// The last time that a mapping can hold.
+pub const MAX_TIME: u32 = (1 << TIME_BITS) - 1;
+
 /// A value of a device's mapping tree: `(data_block << 24) | time`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappingValue(pub u64);
 
 impl MappingValue {
+    /// A mapping to `data_block`, which has 40 bits, made at `time`, which has 24.
+    #[must_use]
+    pub fn new(data_block: u64, time: u32) -> Self {
+        Self(data_block << TIME_BITS | u64::from(time))
+    }
+
     /// Where the block lies on the data device, in data blocks.
     #[must_use]
     pub fn data_block(self) -> u64 {

@@ -18,14 +18,18 @@ mod mappings;
 mod pool;
 mod superblock;
 mod volume;
+mod writer;
 
 pub use batches::{MappingColumns, Position};
 pub use devices::{DeviceDetails, DeviceInfo};
 pub use find_many::FoundMappings;
 pub use identify::describe_foreign;
-pub use mappings::{Mapping, MappingValue, Run, RunCursor};
+pub use mappings::{MAX_TIME, Mapping, MappingValue, Run, RunCursor};
 pub use pool::{OpenOptions, Pool, Snapshot, ThinDevice, read_superblock};
 pub use superblock::{
     NEEDS_CHECK, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, SuperblockValidator,
 };
 pub use volume::{Extent, Extents, Volume, VolumeOptions};
+pub use writer::{
+    CreateOptions, MAX_DEVICE_ID, PoolState, PoolTransaction, PoolWriter, Rows, WriteOptions,
+};

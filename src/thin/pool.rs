@@ -7,13 +7,16 @@ use zerocopy::little_endian::U64;
 
 use super::mappings::{MappingLimits, MappingValue};
 use super::superblock::SUPERBLOCK_VALIDATOR;
+use super::writer::reserved_blocks;
 use super::{
     DeviceDetails, DeviceInfo, Mapping, RunCursor, SUPERBLOCK_NAME, Superblock, describe_foreign,
 };
 use crate::block::{BlockData, BlockManager, DEFAULT_CACHE_BYTES, Validator};
 use crate::btree::{BTree, Wait};
 use crate::device::{Claim, Device, FileDevice};
+use crate::disk_space::SpaceMapRoot;
 use crate::error::{Damage, Error, Result};
+use crate::transaction::TransactionManager;
 use crate::units::{BLOCK_BYTES, BlockNr};
 
 /// How often a superblock that the kernel may just be writing is read again.
@@ -78,6 +81,32 @@ pub struct Pool {
     snapshot: Option<BlockNr>,
     details: BTree<DeviceDetails>,
     mapping: BTree<U64>,
+    /// What keeps the blocks from being used again, where somebody writes the pool.
+    _view: Option<CommitView>,
+}
+
+/// Blocks that a commit reaches are not used again before this is dropped.
+pub(super) struct CommitView {
+    manager: Arc<TransactionManager>,
+    generation: u64,
+}
+
+impl CommitView {
+    /// Of the last commit.
+    pub fn open(manager: &Arc<TransactionManager>) -> Self {
+        let (generation, _) = manager.open_view();
+        let manager = Arc::clone(manager);
+        Self {
+            manager,
+            generation,
+        }
+    }
+}
+
+impl Drop for CommitView {
+    fn drop(&mut self) {
+        self.manager.view_closed(self.generation);
+    }
 }
 
 /// The superblock of `device`, sound and of a known version.
@@ -191,9 +220,30 @@ impl Pool {
             None => live,
             Some(at) => read_snapshot(&blocks, at)?,
         };
+        Ok(Self::of(blocks, data, live, (snapshot, superblock), None))
+    }
+
+    /// What the last commit of a pool that is being written has.
+    pub(super) fn at_commit(
+        manager: &Arc<TransactionManager>,
+        data: Option<Arc<dyn Device>>,
+        superblock: Superblock,
+    ) -> Self {
+        let view = CommitView::open(manager);
+        let blocks = Arc::clone(manager.blocks());
+        Self::of(blocks, data, superblock, (None, superblock), Some(view))
+    }
+
+    fn of(
+        blocks: Arc<BlockManager>,
+        data: Option<Arc<dyn Device>>,
+        live: Superblock,
+        (snapshot, superblock): (Option<BlockNr>, Superblock),
+        view: Option<CommitView>,
+    ) -> Self {
         let details = BTree::new(&blocks, BlockNr(superblock.device_details_root.get()));
         let mapping = BTree::new(&blocks, BlockNr(superblock.data_mapping_root.get()));
-        Ok(Self {
+        Self {
             blocks,
             data,
             live,
@@ -201,7 +251,8 @@ impl Pool {
             snapshot,
             details,
             mapping,
-        })
+            _view: view,
+        }
     }
 
     /// Name of the metadata device or file.
@@ -314,6 +365,20 @@ impl Pool {
         Ok(devices)
     }
 
+    /// Free blocks of data and of metadata, as a kernel counts them: without those
+    /// of the metadata that it keeps back.
+    #[must_use]
+    pub fn free_blocks(&self) -> (u64, u64) {
+        let free = |root: &SpaceMapRoot| {
+            let blocks = root.nr_blocks.get();
+            blocks.saturating_sub(root.nr_allocated.get())
+        };
+        let metadata = free(&self.live.metadata_space_map_root.root);
+        let reserved = reserved_blocks(self.live.metadata_blocks());
+        let data = free(&self.live.data_space_map_root.root);
+        (data, metadata.saturating_sub(reserved))
+    }
+
     /// Id and root of every device's mapping tree, in ascending id.
     pub fn device_roots(&self) -> Result<Vec<(u64, u64)>> {
         let mut cursor = self.mapping.range(0, None);
@@ -368,7 +433,7 @@ fn locate_snapshot(wanted: Snapshot, live: &Superblock, path: &Path) -> Result<O
     }
 }
 
-fn read_snapshot(blocks: &Arc<BlockManager>, at: BlockNr) -> Result<Superblock> {
+pub(super) fn read_snapshot(blocks: &Arc<BlockManager>, at: BlockNr) -> Result<Superblock> {
     if at.0 >= blocks.nr_blocks() {
         let expected = format!("below {}", blocks.nr_blocks());
         return Err(Damage::new(at, SUPERBLOCK_NAME, "location", at.0, expected).into());

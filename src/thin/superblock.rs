@@ -19,7 +19,17 @@ pub const NEEDS_CHECK: u32 = 1;
 /// Data blocks are a multiple of this, in sectors.
 const DATA_BLOCK_GRAIN: u32 = 128;
 const MAX_DATA_BLOCK: u32 = 2_097_152;
-const METADATA_BLOCK: u32 = 8;
+pub(super) const METADATA_BLOCK: u32 = 8;
+
+/// Whether data blocks can have so many sectors.
+pub(super) fn is_data_block_size(sectors: u32) -> bool {
+    sectors > 0 && sectors <= MAX_DATA_BLOCK && sectors.is_multiple_of(DATA_BLOCK_GRAIN)
+}
+
+/// How many they can have.
+pub(super) fn data_block_sizes() -> String {
+    format!("{DATA_BLOCK_GRAIN} to {MAX_DATA_BLOCK} sectors, in steps of {DATA_BLOCK_GRAIN}")
+}
 
 /// A space map root and the room around it. Writers leave stray bytes there.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -28,6 +38,15 @@ pub struct RootArea {
     /// The root itself.
     pub root: SpaceMapRoot,
     stray: [u8; 96],
+}
+
+impl RootArea {
+    /// A root, and nothing around it.
+    #[must_use]
+    pub fn new(root: SpaceMapRoot) -> Self {
+        let stray = [0; 96];
+        Self { root, stray }
+    }
 }
 
 /// Block 0, and the block of a metadata snapshot. Source: docs/format.md, "Thin superblock".
@@ -106,6 +125,15 @@ impl Superblock {
         self.data_space_map_root.root.nr_blocks.get()
     }
 
+    /// Why nobody who does not know all of its features may change it, if so.
+    #[must_use]
+    pub fn unwritable(&self) -> Option<String> {
+        let features = self.compat_ro_flags.get();
+        (features != 0).then(|| {
+            format!("thin pool metadata with features {features:#x}, which only readers may ignore")
+        })
+    }
+
     /// Whether this version and its features are known: `None`, or why not.
     #[must_use]
     pub fn unsupported(&self) -> Option<String> {
@@ -126,11 +154,8 @@ impl Superblock {
             Err(Damage::new(at, SUPERBLOCK_NAME, check, found, expected))
         };
         let data = self.data_block_size.get();
-        if data == 0 || data > MAX_DATA_BLOCK || !data.is_multiple_of(DATA_BLOCK_GRAIN) {
-            let expected = format!(
-                "{DATA_BLOCK_GRAIN} to {MAX_DATA_BLOCK} sectors, in steps of {DATA_BLOCK_GRAIN}"
-            );
-            return bad("data block size", data.into(), expected);
+        if !is_data_block_size(data) {
+            return bad("data block size", data.into(), data_block_sizes());
         }
         let metadata = self.metadata_block_size.get();
         if metadata != METADATA_BLOCK {

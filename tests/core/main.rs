@@ -13,6 +13,7 @@ mod fuzzed;
 mod hostile;
 mod layers;
 mod model;
+mod pool;
 mod space;
 mod store;
 mod support;

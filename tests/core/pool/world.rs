@@ -1,0 +1,291 @@
+//! A pool and a model of it: maps of numbers, copied for each snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use thinmeta::Error;
+use thinmeta::device::{Device, MemoryDevice};
+use thinmeta::task::Task;
+use thinmeta::thin::{
+    CreateOptions, OpenOptions, Pool, PoolTransaction, PoolWriter, Snapshot, WriteOptions,
+};
+use thinmeta::tools::check::{CheckOptions, check_pool};
+
+use crate::support::chance::Chance;
+
+/// What a device maps: virtual block to data block and time.
+pub type Mappings = BTreeMap<u64, (u64, u32)>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelDevice {
+    pub mappings: Mappings,
+    pub transaction_id: u64,
+    pub creation_time: u32,
+    pub snapshotted_time: u32,
+}
+
+pub type Devices = BTreeMap<u64, ModelDevice>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Model {
+    pub devices: Devices,
+    pub time: u32,
+    pub trans_id: u64,
+    pub held: Option<Devices>,
+    /// A metadata snapshot of what this transaction commits.
+    pub to_hold: bool,
+    pub data_blocks: u64,
+}
+
+pub fn options(data_blocks: u64) -> CreateOptions {
+    CreateOptions {
+        data_block_size_sectors: 128,
+        data_blocks,
+        metadata_blocks: None,
+        overwrite: false,
+        open: checked(),
+    }
+}
+
+pub fn checked() -> WriteOptions {
+    WriteOptions {
+        cache_bytes: 1 << 20,
+        data: None,
+        checked: true,
+    }
+}
+
+pub fn memory(blocks: usize) -> Arc<MemoryDevice> {
+    Arc::new(MemoryDevice::writable(vec![0; blocks * 4096]))
+}
+
+/// A pool on a device, which may be a recording one.
+pub fn create(device: Arc<dyn Device>, data_blocks: u64) -> (Arc<PoolWriter>, Model) {
+    let writer = PoolWriter::create_on(device, None, &options(data_blocks)).unwrap();
+    let model = Model {
+        data_blocks,
+        ..Model::default()
+    };
+    (writer, model)
+}
+
+/// Everything that a pool lists.
+pub fn listing(pool: &Arc<Pool>) -> Devices {
+    let devices = pool.devices().unwrap();
+    let read = |info: &thinmeta::thin::DeviceInfo| {
+        let device = pool.device_by_id(info.id).unwrap();
+        let mut runs = Vec::new();
+        device.runs(0, None).fill(&mut runs, usize::MAX).unwrap();
+        let blocks = runs.iter().flat_map(|run| {
+            (0..run.length_blocks).map(|at| {
+                let place = (run.data_begin + at, run.time);
+                (run.virtual_begin + at, place)
+            })
+        });
+        let mappings: Mappings = blocks.collect();
+        assert_eq!(info.mapped_blocks, mappings.len() as u64, "{info:?}");
+        let model = ModelDevice {
+            mappings,
+            transaction_id: info.transaction_id,
+            creation_time: info.creation_time,
+            snapshotted_time: info.snapshotted_time,
+        };
+        (info.id, model)
+    };
+    devices.iter().map(read).collect()
+}
+
+pub fn assert_clean(pool: &Arc<Pool>) {
+    let report = check_pool(pool, &CheckOptions::default(), &Task::default()).unwrap();
+    assert!(report.is_clean(), "{:#?}", report.findings);
+}
+
+/// Whether the pool is what the model says, and sound, metadata snapshot and all.
+pub fn judge(pool: &Arc<Pool>, model: &Model) {
+    assert_clean(pool);
+    assert!(listing(pool) == model.devices, "the listing differs");
+    let superblock = pool.superblock();
+    let numbers = (
+        superblock.time.get(),
+        superblock.trans_id.get(),
+        superblock.data_blocks(),
+        superblock.held_root.get() != 0,
+    );
+    let expected = (
+        model.time,
+        model.trans_id,
+        model.data_blocks,
+        model.held.is_some(),
+    );
+    assert_eq!(numbers, expected);
+    if let Some(held) = &model.held {
+        let options = OpenOptions {
+            snapshot: Snapshot::Held,
+            ..OpenOptions::default()
+        };
+        let held_pool = Pool::from_devices(Arc::clone(pool.device()), None, &options).unwrap();
+        assert!(
+            listing(&Arc::new(held_pool)) == *held,
+            "what is held differs"
+        );
+    }
+}
+
+/// Opens what a device has and judges it.
+pub fn judge_device(device: Arc<dyn Device>, model: &Model) {
+    let pool = Pool::from_devices(device, None, &OpenOptions::default()).unwrap();
+    judge(&Arc::new(pool), model);
+}
+
+impl Model {
+    /// The transaction was committed.
+    pub fn commit(&mut self) {
+        if std::mem::take(&mut self.to_hold) {
+            self.held = Some(self.devices.clone());
+        }
+    }
+
+    fn an_id(&self, chance: &mut Chance<'_>) -> Option<u64> {
+        let ids: Vec<u64> = self.devices.keys().copied().collect();
+        (!ids.is_empty()).then(|| chance.pick(&ids))
+    }
+}
+
+/// One random change of pool and model. What the pool refuses, the model does not do.
+pub fn change(
+    txn: &PoolTransaction,
+    model: &mut Model,
+    chance: &mut Chance<'_>,
+) -> thinmeta::Result<()> {
+    let an_id = model.an_id(chance);
+    let fresh = || 1 + u64::from(model.time) * 7 % 40;
+    match (chance.below(16), an_id) {
+        (0, _) | (_, None) => {
+            let id = if chance.one_in(8) {
+                (1 << 24) - 1
+            } else {
+                fresh()
+            };
+            if model.devices.contains_key(&id) {
+                assert!(matches!(txn.create_thin(id), Err(Error::DeviceExists(_))));
+                return Ok(());
+            }
+            txn.create_thin(id)?;
+            let device = ModelDevice {
+                transaction_id: model.trans_id,
+                creation_time: model.time,
+                snapshotted_time: model.time,
+                ..ModelDevice::default()
+            };
+            model.devices.insert(id, device);
+        }
+        (1 | 2, Some(origin)) => {
+            let id = (0..).find(|id| !model.devices.contains_key(id)).unwrap();
+            txn.create_snapshot(id, origin)?;
+            model.time += 1;
+            let mut device = model.devices[&origin].clone();
+            device.transaction_id = model.trans_id;
+            device.creation_time = model.time;
+            device.snapshotted_time = model.time;
+            model.devices.insert(id, device);
+            model.devices.get_mut(&origin).unwrap().snapshotted_time = model.time;
+        }
+        (3, Some(id)) => {
+            txn.delete(id)?;
+            model.devices.remove(&id);
+        }
+        (4 | 5, Some(id)) => {
+            let block = match txn.allocate_data() {
+                Err(Error::NoSpace { space: "data", .. }) => return Ok(()),
+                answer => answer?,
+            };
+            let at = chance.below(2000);
+            if !chance.one_in(4) {
+                txn.insert(id, at, block)?;
+                let mappings = &mut model.devices.get_mut(&id).unwrap().mappings;
+                mappings.insert(at, (block, model.time));
+            }
+        }
+        (6, Some(id)) => {
+            let (at, block) = (chance.below(2000), chance.below(model.data_blocks));
+            match txn.insert(id, at, block) {
+                // Freed in this transaction, which the model does not know.
+                Err(Error::Usage(text)) if text.contains("was freed") => return Ok(()),
+                answer => answer?,
+            };
+            let mappings = &mut model.devices.get_mut(&id).unwrap().mappings;
+            mappings.insert(at, (block, model.time));
+        }
+        (7 | 8, Some(id)) => {
+            let count = chance.index(900);
+            let (keys, data): (Vec<u64>, Vec<u64>) = (0..count)
+                .map(|_| (chance.below(4000), chance.below(model.data_blocks)))
+                .unzip();
+            let rows = &mut |part: std::ops::Range<usize>, k: &mut Vec<u64>, d: &mut Vec<u64>| {
+                (*k, *d) = (keys[part.clone()].to_vec(), data[part].to_vec());
+                Ok(())
+            };
+            match txn.insert_many(id, count, rows) {
+                Err(Error::Usage(text)) if text.contains("was freed") => return Ok(()),
+                answer => {
+                    let mappings = &mut model.devices.get_mut(&id).unwrap().mappings;
+                    let before = mappings.len();
+                    let added = answer?;
+                    let pairs = keys.iter().zip(&data);
+                    mappings.extend(pairs.map(|(key, block)| (*key, (*block, model.time))));
+                    assert_eq!(added, (mappings.len() - before) as u64);
+                }
+            }
+        }
+        (9 | 10, Some(id)) => {
+            let mappings = &mut model.devices.get_mut(&id).unwrap().mappings;
+            let at = match mappings.keys().nth(chance.index(300)) {
+                Some(at) => *at,
+                None => chance.below(4000),
+            };
+            assert_eq!(txn.remove(id, at)?, mappings.remove(&at).is_some());
+        }
+        (11 | 12, Some(id)) => {
+            let mappings = &mut model.devices.get_mut(&id).unwrap().mappings;
+            let begin = chance.below(4000);
+            let end = begin + chance.below(3000);
+            let before = mappings.len();
+            mappings.retain(|at, _| *at < begin || *at >= end);
+            let removed = (before - mappings.len()) as u64;
+            assert_eq!(txn.remove_range(id, begin..end)?, removed);
+        }
+        (13, Some(_)) => {
+            let new = model.trans_id + chance.below(3);
+            txn.set_transaction_id(model.trans_id, new)?;
+            model.trans_id = new;
+        }
+        (14, Some(_)) => {
+            let held = model.held.is_some() || model.to_hold;
+            if held && !chance.one_in(4) {
+                txn.release_metadata_snapshot()?;
+                (model.held, model.to_hold) = (None, false);
+            } else if held {
+                let again = txn.reserve_metadata_snapshot();
+                assert!(matches!(again, Err(Error::MetadataSnapshotHeld(_))));
+            } else {
+                txn.reserve_metadata_snapshot()?;
+                model.to_hold = true;
+            }
+        }
+        (_, Some(_)) => {
+            if chance.one_in(3) {
+                let blocks = model.data_blocks + chance.below(20_000);
+                txn.grow_data(blocks)?;
+                model.data_blocks = blocks;
+            } else if chance.one_in(3) {
+                let now = txn.writer().current()?.superblock().metadata_blocks();
+                match txn.grow_metadata(now + 4 + chance.below(60)) {
+                    // It has grown in this transaction, and may not shrink.
+                    Err(Error::Usage(text)) if text.contains("shrink") => {}
+                    answer => answer?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
