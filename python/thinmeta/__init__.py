@@ -1,4 +1,4 @@
-"""dm-thin pool metadata in userland: list, check, dump, compare, extract.
+"""dm-thin pool metadata in userland: list, check, dump, compare, extract, change.
 
 A pool's metadata says which block of the pool's data belongs to which block of
 which thin volume. This package reads it from a device or an image, with no kernel::
@@ -49,10 +49,12 @@ if TYPE_CHECKING:
     from thinmeta.mappings import BlockMappings, Mappings
     from thinmeta.pool import Devices, Pool, ThinDevice, open_pool
     from thinmeta.tools import check, dump
+    from thinmeta.transaction import PoolTransaction
     from thinmeta.types import (
         AffectedRange,
         CheckReport,
         DeltaRange,
+        DeviceDetails,
         Finding,
         SpaceMapRoot,
         SpaceUsage,
@@ -70,6 +72,7 @@ __all__ = [
     "DamagedBlockError",
     "Delta",
     "DeltaRange",
+    "DeviceDetails",
     "DeviceExistsError",
     "DeviceInUseError",
     "Devices",
@@ -83,6 +86,7 @@ __all__ = [
     "NotFormattedError",
     "PoisonedError",
     "Pool",
+    "PoolTransaction",
     "ReadOnlyError",
     "Run",
     "SpaceMapRoot",
@@ -111,7 +115,11 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "mappings": "BlockMappings Mappings",
         "pool": "Devices Pool ThinDevice open_pool",
         "tools": "check dump",
-        "types": "AffectedRange CheckReport DeltaRange Finding SpaceMapRoot SpaceUsage Superblock",
+        "transaction": "PoolTransaction",
+        "types": (
+            "AffectedRange CheckReport DeltaRange DeviceDetails Finding SpaceMapRoot SpaceUsage "
+            "Superblock"
+        ),
         "volume": "Volume",
     }
 

@@ -32,12 +32,10 @@ def snapshot_argument(value: object) -> Literal["held"] | int | None:
     return block
 
 
-def mode_argument(mode: object, what: str) -> None:
-    """Check a ``mode`` argument: reading is all there is yet."""
-    if mode == "r+":
-        raise UsageError(f"writing is not there yet: open the {what} with mode='r'")
-    if mode != "r":
-        raise UsageError(f"mode is {mode!r}, not 'r'")
+def mode_argument(mode: object) -> None:
+    """Check a ``mode`` argument."""
+    if mode not in ("r", "r+"):
+        raise UsageError(f"mode is {mode!r}, not 'r' or 'r+'")
 
 
 def threads_argument(value: object) -> int | None:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from thinmeta.delta import Delta
     from thinmeta.mappings import BlockMappings, Mappings
-    from thinmeta.types import SpaceUsage, Superblock
+    from thinmeta.transaction import PoolTransaction
+    from thinmeta.types import PoolState, SpaceUsage, Superblock
     from thinmeta.volume import Volume
 
     Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -39,7 +40,7 @@ DEFAULT_CACHE_BYTES = 64 << 20
 def open_pool(
     path: Path,
     *,
-    mode: Literal["r"] = "r",
+    mode: Literal["r", "r+"] = "r",
     metadata_snapshot: Literal["held"] | int | None = None,
     data: Path | None = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
@@ -52,10 +53,11 @@ def open_pool(
 
     Args:
         path: The metadata device, or an image of it.
-        mode: ``"r"``: read only. Writing is not there yet.
+        mode: ``"r"`` reads, beside other readers; ``"r+"`` reads and writes, and keeps
+            every other process out. Opening and closing write nothing.
         metadata_snapshot: ``None`` for the live superblock, ``"held"`` for the
             metadata snapshot that the pool holds, a number for one at that metadata
-            block.
+            block. None of them can be written.
         data: The data device, or an image of it; :meth:`ThinDevice.open` needs it.
         cache_bytes: How much of the metadata may be kept in memory.
 
@@ -69,14 +71,23 @@ def open_pool(
         UnsupportedFormatError: It is something else; the message says what.
         DamagedBlockError: The superblock failed its check.
         NoMetadataSnapshotError: No metadata snapshot is held.
-        UsageError: A mode, a snapshot or a cache that makes no sense.
+        UsageError: A mode, a snapshot or a cache that makes no sense; to write, a data
+            device that is shorter than the pool's data.
+        PoisonedError: This process failed to write it before, and the kernel still
+            shows something else than the disk has.
         TypeError: A snapshot that is neither ``"held"`` nor a number; a bool is none.
     """
-    mode_argument(mode, "pool")
+    mode_argument(mode)
     data = None if data is None else os.fsdecode(data)
     snapshot = snapshot_argument(metadata_snapshot)
     cache_bytes = cache_argument(cache_bytes)
     path = os.fsdecode(path)
+    if mode == "r+":
+        if snapshot is not None:
+            raise UsageError("a metadata snapshot can only be read: mode='r'")
+        import thinmeta.forks  # noqa: F401 # children are told
+
+        return Pool(_core.Pool.open_writable(path, data=data, cache_bytes=cache_bytes))
     return Pool(_core.Pool(path, metadata_snapshot=snapshot, data=data, cache_bytes=cache_bytes))
 
 
@@ -136,14 +147,14 @@ class ThinDevice(_core.ThinDevice):
     def open(
         self,
         *,
-        mode: Literal["r"] = "r",
+        mode: Literal["r", "r+"] = "r",
         size_bytes: int | None = None,
         external_origin: Path | BinaryIO | None = None,
     ) -> Volume:
         """Open the device's content as a file; the pool needs ``data=``.
 
         Args:
-            mode: ``"r"``: read only. Writing is not there yet.
+            mode: ``"r"`` reads; ``"r+"`` writes too, in a pool that is open so.
             size_bytes: Size of the volume, which the metadata does not know. ``None``
                 takes the end of the highest mapped block, and then
                 ``size_is_known`` of the result is false.
@@ -160,7 +171,7 @@ class ThinDevice(_core.ThinDevice):
         """
         from thinmeta.volume import Volume
 
-        mode_argument(mode, "device")
+        mode_argument(mode)
         if size_bytes is not None:
             size_bytes = number(size_bytes, "size_bytes")
             if not 0 <= size_bytes <= MAX_U64:
@@ -211,8 +222,11 @@ class Devices(Mapping[int, ThinDevice]):
 class Pool:
     """An open thin pool: its superblock, its space, its devices.
 
-    Made by :func:`open_pool`; a context manager. Once it is closed every use
-    raises :class:`UsageError`.
+    Made by :func:`open_pool` or :meth:`create`; a context manager. Once it is closed
+    every use raises :class:`UsageError`.
+
+    A pool that is open to be changed shows its last commit, also while a transaction is
+    under way. Its devices follow the commits.
     """
 
     __slots__ = ("_devices", "_native")
@@ -220,6 +234,62 @@ class Pool:
     def __init__(self, native: _core.Pool) -> None:
         self._native = native
         self._devices = Devices(native)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        data_block_size_sectors: int,
+        data_blocks: int,
+        metadata_blocks: int | None = None,
+        overwrite: bool = False,
+        data: Path | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> Self:
+        """Make a pool without devices, and open it to be changed.
+
+        Args:
+            path: The metadata device or file.
+            data_block_size_sectors: Size of a data block in sectors of 512 bytes: a
+                multiple of 128, 128 to 2 097 152.
+            data_blocks: Data blocks of the pool.
+            metadata_blocks: Makes a file of so many blocks of 4096 bytes, or makes it
+                longer; ``None`` takes the file or device as it is. More than 4 161 600
+                are of no use.
+            overwrite: Make the pool though there is something already.
+            data: The data device, or an image of it, to write volumes.
+            cache_bytes: How much of the metadata may be kept in memory.
+
+        Raises:
+            AlreadyFormattedError: Block 0 is not all zero, and ``overwrite`` is not set.
+            DeviceInUseError: Somebody uses it.
+            NoSpaceError: The metadata device is too small.
+            UsageError: A size that cannot be; a data device that is shorter than so
+                many blocks; a file that is not there and no ``metadata_blocks``.
+            OSError: The path cannot be opened or written.
+        """
+        sectors = number(data_block_size_sectors, "data_block_size_sectors")
+        if not 0 <= sectors < 2**32:
+            raise UsageError(f"data blocks cannot have {sectors} sectors")
+        counts = [number(data_blocks, "data_blocks")]
+        if metadata_blocks is not None:
+            counts.append(number(metadata_blocks, "metadata_blocks", "a number or None"))
+        for count in counts:
+            if not 0 <= count <= MAX_U64:
+                raise UsageError(f"no pool can have {count} blocks")
+        import thinmeta.forks  # noqa: F401 # children are told
+
+        native = _core.Pool.create(
+            os.fsdecode(path),
+            data_block_size_sectors=sectors,
+            data_blocks=counts[0],
+            metadata_blocks=None if metadata_blocks is None else counts[1],
+            overwrite=overwrite,
+            data=None if data is None else os.fsdecode(data),
+            cache_bytes=cache_argument(cache_bytes),
+        )
+        return cls(native)
 
     def __enter__(self) -> Self:
         if self.closed:
@@ -249,8 +319,48 @@ class Pool:
         return self._native.closed
 
     def close(self) -> None:
-        """Let go of the device; closing twice does nothing."""
+        """Let go of the device; closing twice does nothing.
+
+        What volumes have written is committed; an open transaction is rolled back.
+
+        Raises:
+            PoisonedError: The commit failed; the pool is closed all the same.
+        """
         self._native.close()
+
+    @property
+    def mode(self) -> Literal["r", "r+"]:
+        """How it was opened."""
+        return "r+" if self._native.writable else "r"
+
+    @property
+    def state(self) -> PoolState:
+        """What it allows.
+
+        ``"write"``: everything. ``"out_of_data_space"``: all but what takes a data
+        block, until it grows or blocks become free. ``"read_only"``: the last commit can
+        be read; it was opened so, ``needs_check`` is set, or a commit failed.
+        ``"failed"``: it can only be closed.
+        """
+        return self._native.condition()
+
+    def transaction(self, *, before_commit: Callable[[], object] | None = None) -> PoolTransaction:
+        """Begin to change the pool.
+
+        Args:
+            before_commit: Called when all changes are made and before any of them is
+                durable: to make data durable that new mappings point to. What it raises
+                rolls the transaction back and goes on.
+
+        Raises:
+            ReadOnlyError: The pool was opened with ``mode="r"``, or its state is
+                ``"read_only"``.
+            UsageError: A transaction is open, a volume has changes that are not
+                committed, or the pool is closed.
+        """
+        from thinmeta.transaction import PoolTransaction
+
+        return PoolTransaction(self, self._native.transaction(), before_commit)
 
     @property
     def superblock(self) -> Superblock:
@@ -268,9 +378,23 @@ class Pool:
     def metadata_space(self) -> SpaceUsage:
         """How full the metadata device is, in metadata blocks of 4096 bytes.
 
-        The kernel's own figure of free blocks is smaller: it holds back a reserve.
+        The kernel's own figure of free blocks, :attr:`free_metadata_blocks`, is smaller:
+        it holds back a reserve.
         """
         return self._usage(*self._native.metadata_space())
+
+    @property
+    def free_metadata_blocks(self) -> int:
+        """Free metadata blocks as the kernel counts them: without its reserve.
+
+        That is a tenth of all, at most 4096 blocks.
+        """
+        return self._native.free_blocks()[1]
+
+    @property
+    def free_data_blocks(self) -> int:
+        """Free data blocks."""
+        return self._native.free_blocks()[0]
 
     @property
     def data_space(self) -> SpaceUsage:

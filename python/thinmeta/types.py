@@ -14,6 +14,7 @@ SECTOR_BYTES = 512
 
 Severity = Literal["fatal", "non-fatal", "info"]
 Kind = Literal["changed", "left_only", "right_only", "same"]
+PoolState = Literal["write", "out_of_data_space", "read_only", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,24 @@ class SpaceUsage:
     blocks: int
     free: int
     allocated: int
+
+
+class DeviceDetails(NamedTuple):
+    """A thin device's counters.
+
+    Attributes:
+        id: Its number in the pool, 24 bits.
+        mapped_blocks: How many data blocks it maps, its own and shared ones.
+        transaction_id: The pool's transaction id when it was created.
+        creation_time: The pool's clock when it was created.
+        snapshotted_time: The pool's clock at the last snapshot of or from it.
+    """
+
+    id: int
+    mapped_blocks: int
+    transaction_id: int
+    creation_time: int
+    snapshotted_time: int
 
 
 class DeltaRange(NamedTuple):

@@ -4,6 +4,7 @@
 mod lending;
 
 use std::ffi::{CStr, c_int, c_void};
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::panic::RefUnwindSafe;
 use std::ptr::{self, NonNull};
@@ -228,6 +229,64 @@ pub(super) fn copy_of_integers(
         }
     });
     Ok(Some((items, negative)))
+}
+
+/// A caller's column of 64-bit integers, copied part by part as it is used: so that
+/// a large one is not there twice.
+pub(super) enum Numbers {
+    /// A buffer of contiguous words.
+    Lent(PyUntypedBuffer),
+    Own(Vec<u64>),
+}
+
+impl Numbers {
+    /// `None`: the buffer holds something else.
+    pub fn new(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        let export = PyUntypedBuffer::get(object)?;
+        let words = export.item_size() == size_of::<u64>() && export.dimensions() == 1;
+        let unsigned = u64::is_compatible_format(export.format());
+        if words && unsigned && has_native_order(&export) && export.is_c_contiguous() {
+            return Ok(Some(Self::Lent(export)));
+        }
+        Ok(match copy_of_integers(object)? {
+            Some((items, None)) => Some(Self::Own(items)),
+            Some((_, Some(negative))) => {
+                let text = format!("blocks have no sign: {negative} is there");
+                return Err(exception(object.py(), Error::usage(text)));
+            }
+            None => None,
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Lent(export) => export.item_count(),
+            Self::Own(items) => items.len(),
+        }
+    }
+
+    /// Copies a part of it, which lies within.
+    pub fn copy_to(&self, part: Range<usize>, out: &mut Vec<u64>) {
+        out.clear();
+        match self {
+            Self::Own(items) => out.extend_from_slice(items.get(part).unwrap_or_default()),
+            Self::Lent(export) => {
+                let end = part.end.min(export.item_count());
+                let count = end.saturating_sub(part.start);
+                out.resize(count, 0);
+                if count > 0 {
+                    // SAFETY: the export vouches for `end` items of 8 bytes, and keeps
+                    // them. They are copied as raw memory: somebody who writes them now
+                    // can only make them wrong.
+                    unsafe {
+                        let from = export.buf_ptr().cast::<u64>().add(part.start);
+                        let bytes = count * size_of::<u64>();
+                        ptr::copy_nonoverlapping(from.cast::<u8>(), out.as_mut_ptr().cast(), bytes);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// A copy of the raw bytes of a buffer of whatever items.

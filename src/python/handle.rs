@@ -3,8 +3,10 @@
 //! Devices, iterators, tables and volumes keep the pool's state, so that the pool
 //! stays open while one of them is in use; but of the core's objects they hold
 //! only weak references, so that closing the pool lets go of its devices at once,
-//! whoever still has a handle.
+//! whoever still has a handle. A pool that is being changed is another core pool
+//! after each commit; handles follow it, and look their device up again by its id.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::prelude::*;
@@ -12,18 +14,28 @@ use pyo3::sync::MutexExt;
 use rustc_hash::FxHashMap;
 
 use super::call::detached;
+use super::engine::Birth;
 use super::error::exception;
 use crate::error::{Error, Result};
-use crate::thin::{Pool, ThinDevice};
+use crate::thin::{Pool, PoolWriter, ThinDevice};
 
 /// A pool until it is closed.
-pub(super) struct State(Mutex<Option<Open>>);
+pub(super) struct State {
+    open: Mutex<Option<Open>>,
+    /// Counts the commits of a pool that is open to be changed.
+    commits: Arc<AtomicU64>,
+    born: Birth,
+}
 
 /// What handles hold weakly.
 struct Open {
+    /// The last commit, when it was looked for last.
     pool: Arc<Pool>,
-    /// All that were asked for.
+    /// As of which commit that was.
+    commit: u64,
+    /// All that were asked for, of that commit.
     devices: FxHashMap<u64, Arc<ThinDevice>>,
+    writer: Option<Arc<PoolWriter>>,
 }
 
 fn closed() -> Error {
@@ -32,71 +44,190 @@ fn closed() -> Error {
 
 impl State {
     pub fn new(pool: Pool) -> Arc<Self> {
-        let devices = FxHashMap::default();
-        let pool = Arc::new(pool);
-        Arc::new(Self(Mutex::new(Some(Open { pool, devices }))))
+        Self::over(Arc::new(pool), None, Arc::default())
+    }
+
+    /// Of a pool that is open to be changed.
+    pub fn of_writer(writer: Arc<PoolWriter>) -> Result<Arc<Self>> {
+        let (pool, commits) = (writer.current()?, writer.generation());
+        Ok(Self::over(pool, Some(writer), commits))
+    }
+
+    fn over(
+        pool: Arc<Pool>,
+        writer: Option<Arc<PoolWriter>>,
+        commits: Arc<AtomicU64>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            open: Mutex::new(Some(Open {
+                pool,
+                commit: commits.load(Ordering::Acquire),
+                devices: FxHashMap::default(),
+                writer,
+            })),
+            commits,
+            born: Birth::now(),
+        })
     }
 
     pub fn is_closed(&self, py: Python<'_>) -> bool {
         self.lock(py).is_none()
     }
 
-    pub fn close(&self, py: Python<'_>) {
-        let open = self.lock(py).take();
-        py.detach(|| drop(open));
+    /// Commits what volumes have changed, rolls a transaction back, lets go.
+    pub fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(open) = self.lock(py).take() else {
+            return Ok(());
+        };
+        if !self.born.is_here() {
+            // A child has no business with the parent's devices.
+            std::mem::forget(open);
+            return Ok(());
+        }
+        detached(py, || match &open.writer {
+            Some(writer) => writer.close(),
+            None => Ok(()),
+        })
     }
 
-    /// The core's pool.
+    /// How many commits there were.
+    fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
+    }
+
+    /// Who changes the pool; `None`: it is open for reading.
+    pub fn writer(&self, py: Python<'_>) -> PyResult<Option<Arc<PoolWriter>>> {
+        let writer = self.lock(py).as_ref().map(|open| open.writer.clone());
+        let writer = writer.ok_or_else(|| exception(py, closed()))?;
+        if writer.is_some() {
+            self.born.check().map_err(|error| exception(py, error))?;
+        }
+        Ok(writer)
+    }
+
+    /// Who changes the pool, which has to be open for that.
+    pub fn writing(&self, py: Python<'_>) -> PyResult<Arc<PoolWriter>> {
+        self.writer(py)?.ok_or_else(|| {
+            let error = Error::ReadOnly("the pool is open for reading: mode is \"r\"".to_owned());
+            exception(py, error)
+        })
+    }
+
+    /// The core's pool: its last commit.
     pub fn pool(&self, py: Python<'_>) -> PyResult<Arc<Pool>> {
-        let pool = self.lock(py).as_ref().map(|open| Arc::clone(&open.pool));
-        pool.ok_or_else(|| exception(py, closed()))
+        self.current(&mut self.lock(py))
+            .map_err(|error| exception(py, error))
     }
 
-    /// A device, which lives until the pool is closed.
+    fn current(&self, open: &mut Option<Open>) -> Result<Arc<Pool>> {
+        let open = open.as_mut().ok_or_else(closed)?;
+        if let Some(writer) = &open.writer {
+            let commits = self.commits();
+            if open.commit != commits {
+                open.pool = writer.current()?;
+                open.commit = commits;
+                open.devices.clear();
+            }
+        }
+        Ok(Arc::clone(&open.pool))
+    }
+
+    /// A device, which lives until the pool is closed or another commit is made.
     pub fn device(&self, py: Python<'_>, id: u64) -> PyResult<Arc<ThinDevice>> {
-        let known = |open: &Open| open.devices.get(&id).cloned();
-        if let Some(device) = self.lock(py).as_ref().and_then(known) {
+        if let Some(device) = self
+            .known(&mut self.lock(py), id)
+            .map_err(|error| exception(py, error))?
+        {
             return Ok(device);
         }
-        let pool = self.pool(py)?;
-        let device = Arc::new(detached(py, || pool.device_by_id(id))?);
-        let mut open = self.lock(py);
-        let devices = open.as_mut().map(|open| &mut open.devices);
-        // Another thread may have been faster.
-        let kept = devices.map(|devices| Arc::clone(devices.entry(id).or_insert(device)));
+        detached(py, || self.find(id))
+    }
+
+    fn known(&self, open: &mut Option<Open>, id: u64) -> Result<Option<Arc<ThinDevice>>> {
+        self.current(open)?;
+        let known = |open: &Open| open.devices.get(&id).cloned();
+        Ok(open.as_ref().and_then(known))
+    }
+
+    /// As [`Self::device`], detached.
+    fn find(&self, id: u64) -> Result<Arc<ThinDevice>> {
+        let mut open = self.lock_detached();
+        if let Some(device) = self.known(&mut open, id)? {
+            return Ok(device);
+        }
+        let pool = self.current(&mut open)?;
         drop(open);
-        kept.ok_or_else(|| exception(py, closed()))
+        let device = Arc::new(pool.device_by_id(id)?);
+        let mut open = self.lock_detached();
+        let open = open.as_mut().ok_or_else(closed)?;
+        if !Arc::ptr_eq(&open.pool, &pool) {
+            // A commit came between: as right as any other moment, but not to be kept.
+            return Ok(device);
+        }
+        // Another thread may have been faster.
+        Ok(Arc::clone(open.devices.entry(id).or_insert(device)))
     }
 
     fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Option<Open>> {
-        self.0
+        self.open
             .lock_py_attached(py)
             .unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn lock_detached(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// A device of a pool that may be closed.
+/// A device of a pool that may be closed, and may change.
 #[derive(Clone)]
 pub(super) struct Handle {
+    id: u64,
+    /// As of one commit.
     device: Weak<ThinDevice>,
-    _state: Arc<State>,
+    commit: u64,
+    state: Arc<State>,
 }
 
 impl Handle {
     pub fn new(state: &Arc<State>, device: &Arc<ThinDevice>) -> Self {
+        let commit = state.commits();
         Self {
+            id: device.info().id,
             device: Arc::downgrade(device),
-            _state: Arc::clone(state),
+            commit,
+            state: Arc::clone(state),
         }
     }
 
-    /// The device, unless the pool was closed.
-    pub fn get(&self) -> Result<Arc<ThinDevice>> {
-        self.device.upgrade().ok_or_else(closed)
+    /// The pool's state.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
     }
 
-    /// As [`Self::get`], raising.
+    /// Whether there was no commit since the handle was made.
+    pub fn is_current(&self) -> bool {
+        self.commit == self.state.commits()
+    }
+
+    fn as_made(&self) -> Option<Arc<ThinDevice>> {
+        self.device.upgrade().filter(|_| self.is_current())
+    }
+
+    /// The device as of the last commit, unless the pool was closed. To be called
+    /// detached.
+    pub fn get(&self) -> Result<Arc<ThinDevice>> {
+        match self.as_made() {
+            Some(device) => Ok(device),
+            None => self.state.find(self.id),
+        }
+    }
+
+    /// As [`Self::get`], attached.
     pub fn device(&self, py: Python<'_>) -> PyResult<Arc<ThinDevice>> {
-        self.get().map_err(|error| exception(py, error))
+        match self.as_made() {
+            Some(device) => Ok(device),
+            None => self.state.device(py, self.id),
+        }
     }
 }

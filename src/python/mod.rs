@@ -17,6 +17,7 @@ mod mappings;
 mod origin;
 mod output;
 mod pool;
+mod pool_transaction;
 mod thin_device;
 mod volume;
 
@@ -45,6 +46,8 @@ mod _core {
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};
     #[pymodule_export]
     use super::pool::Pool;
+    #[pymodule_export]
+    use super::pool_transaction::PoolTransaction;
     #[pymodule_export]
     use super::thin_device::ThinDevice;
     #[pymodule_export]

@@ -12,11 +12,14 @@ use super::delta::Delta;
 use super::error::exception;
 use super::handle::State;
 use super::output::Out;
+use super::pool_transaction::PoolTransaction;
 use crate::block::DEFAULT_CACHE_BYTES;
 use crate::disk_space::SpaceMapRoot;
 use crate::error::Error;
 use crate::task::Task;
-use crate::thin::{self, OpenOptions, Snapshot, Superblock};
+use crate::thin::{
+    self, CreateOptions, OpenOptions, PoolState, PoolWriter, Snapshot, Superblock, WriteOptions,
+};
 use crate::tools::delta::delta;
 use crate::tools::dump::{DumpFormat, DumpOptions, dump};
 use crate::tools::list::exclusive_blocks;
@@ -62,6 +65,93 @@ impl Pool {
 
 #[pymethods]
 impl Pool {
+    /// Opened to be changed.
+    #[staticmethod]
+    #[pyo3(signature = (path, *, data=None, cache_bytes=DEFAULT_CACHE_BYTES))]
+    fn open_writable(
+        py: Python<'_>,
+        path: PathBuf,
+        data: Option<PathBuf>,
+        cache_bytes: u64,
+    ) -> PyResult<Self> {
+        let options = WriteOptions {
+            cache_bytes,
+            data,
+            checked: false,
+        };
+        let state = detached(py, || State::of_writer(PoolWriter::open(&path, &options)?))?;
+        Ok(Self {
+            path: path.into_os_string(),
+            state,
+        })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (
+        path, *, data_block_size_sectors, data_blocks, metadata_blocks=None, overwrite=false,
+        data=None, cache_bytes=DEFAULT_CACHE_BYTES
+    ))]
+    #[allow(clippy::too_many_arguments)] // they are Python's
+    fn create(
+        py: Python<'_>,
+        path: PathBuf,
+        data_block_size_sectors: u32,
+        data_blocks: u64,
+        metadata_blocks: Option<u64>,
+        overwrite: bool,
+        data: Option<PathBuf>,
+        cache_bytes: u64,
+    ) -> PyResult<Self> {
+        let options = CreateOptions {
+            data_block_size_sectors,
+            data_blocks,
+            metadata_blocks,
+            overwrite,
+            open: WriteOptions {
+                cache_bytes,
+                data,
+                checked: false,
+            },
+        };
+        let state = detached(py, || {
+            State::of_writer(PoolWriter::create(&path, &options)?)
+        })?;
+        Ok(Self {
+            path: path.into_os_string(),
+            state,
+        })
+    }
+
+    #[getter]
+    fn writable(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.state.writer(py)?.is_some())
+    }
+
+    /// What the pool allows, in a word.
+    fn condition(&self, py: Python<'_>) -> PyResult<&'static str> {
+        let Some(writer) = self.state.writer(py)? else {
+            return Ok("read_only");
+        };
+        Ok(match py.detach(|| writer.state()) {
+            PoolState::Write => "write",
+            PoolState::OutOfDataSpace => "out_of_data_space",
+            PoolState::ReadOnly => "read_only",
+            PoolState::Failed => "failed",
+        })
+    }
+
+    /// Free blocks of data and of metadata, as the kernel counts them.
+    fn free_blocks(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        let pool = self.state.pool(py)?;
+        Ok(pool.free_blocks())
+    }
+
+    fn transaction(&self, py: Python<'_>) -> PyResult<PoolTransaction> {
+        let writer = self.state.writing(py)?;
+        let transaction = detached(py, || writer.transaction())?;
+        Ok(PoolTransaction::new(transaction))
+    }
+
     #[new]
     #[pyo3(signature = (path, *, metadata_snapshot=None, data=None, cache_bytes=DEFAULT_CACHE_BYTES))]
     fn new(
@@ -93,8 +183,8 @@ impl Pool {
         self.state.is_closed(py)
     }
 
-    fn close(&self, py: Python<'_>) {
-        self.state.close(py);
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.close(py)
     }
 
     fn superblock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -65,6 +65,16 @@ impl ExternalOrigin {
     }
 }
 
+impl ThinDevice {
+    /// As of the last commit; of a pool that was closed, as of when it was asked for.
+    fn info(&self, py: Python<'_>) -> PyResult<DeviceInfo> {
+        if self.handle.is_current() || self.handle.state().is_closed(py) {
+            return Ok(self.info);
+        }
+        Ok(*self.handle.device(py)?.info())
+    }
+}
+
 #[pymethods]
 impl ThinDevice {
     #[new]
@@ -84,23 +94,23 @@ impl ThinDevice {
     }
 
     #[getter]
-    fn mapped_blocks(&self) -> u64 {
-        self.info.mapped_blocks
+    fn mapped_blocks(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.info(py)?.mapped_blocks)
     }
 
     #[getter]
-    fn transaction_id(&self) -> u64 {
-        self.info.transaction_id
+    fn transaction_id(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.info(py)?.transaction_id)
     }
 
     #[getter]
-    fn creation_time(&self) -> u32 {
-        self.info.creation_time
+    fn creation_time(&self, py: Python<'_>) -> PyResult<u32> {
+        Ok(self.info(py)?.creation_time)
     }
 
     #[getter]
-    fn snapshotted_time(&self) -> u32 {
-        self.info.snapshotted_time
+    fn snapshotted_time(&self, py: Python<'_>) -> PyResult<u32> {
+        Ok(self.info(py)?.snapshotted_time)
     }
 
     /// Stays attached when all nodes are cached and nobody is in the way.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
+import thinmeta.forks  # noqa: F401 # children are told
 from thinmeta import _core
 from thinmeta.arguments import cache_argument
 from thinmeta.engine.session import StoreTransaction, StoreView, size
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_CACHE_BYTES", "Store"]
 
 DEFAULT_CACHE_BYTES = 64 << 20
-
-# Whatever was opened before a fork refuses to work in the child.
-os.register_at_fork(after_in_child=_core._forked)
 
 
 class Store:

@@ -23,7 +23,7 @@ pub(crate) fn _forked() {
 
 /// The process that something was opened in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Birth(u64);
+pub(in crate::python) struct Birth(u64);
 
 impl Birth {
     pub fn now() -> Self {
@@ -45,14 +45,14 @@ impl Birth {
             return own_validator::refuse_within();
         }
         Err(Error::usage(
-            "the store was opened before a fork; a child opens it for itself",
+            "it was opened before a fork; a child opens it for itself",
         ))
     }
 }
 
 /// Drops something whose drop may wait, detached; in a child not at all, because
 /// the locks that it needs may be held by threads that are not there.
-pub(super) fn drop_detached<T: Send>(born: Birth, value: T) {
+pub(in crate::python) fn drop_detached<T: Send>(born: Birth, value: T) {
     if !born.is_here() {
         std::mem::forget(value);
         return;

@@ -156,6 +156,20 @@ pub(super) fn words(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Vec<u64>>
     }
 }
 
+/// A column of 64-bit numbers that comes through Arrow, copied; `None`: it does not.
+pub(in crate::python) fn arrow_words(
+    object: &Bound<'_, PyAny>,
+    what: &str,
+) -> PyResult<Option<Vec<u64>>> {
+    match arrow::words(object)? {
+        Some((_, Some(negative))) => Err(misuse(
+            object.py(),
+            format!("{what} have no sign: {negative} is there"),
+        )),
+        found => Ok(found.map(|(words, _)| words)),
+    }
+}
+
 /// A column of `count` values, packed.
 pub(super) fn packed_values(
     object: &Bound<'_, PyAny>,

@@ -35,7 +35,8 @@ mod validator;
 
 pub(super) use block::{BlockManager, ReadLock, WriteLock};
 pub(super) use entries::Entries;
-pub(super) use fork::_forked;
+pub(super) use fork::{_forked, Birth, drop_detached};
+pub(super) use input::arrow_words;
 pub(super) use iterate::TreeIterator;
 pub(super) use low_array::Array;
 pub(super) use low_bitset::Bitset;
