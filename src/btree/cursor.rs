@@ -28,6 +28,11 @@ pub struct LeafSlice {
 }
 
 impl LeafSlice {
+    /// How many entries of the leaf those are, one at least.
+    pub(super) fn entry_count(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
     /// The leaf's block.
     #[must_use]
     pub fn location(&self) -> BlockNr {
@@ -60,6 +65,8 @@ impl LeafSlice {
 pub struct Cursor {
     blocks: Arc<BlockManager>,
     root: Option<BlockNr>,
+    /// What the parent of `root` says about its keys; nothing, where that is a tree's root.
+    bounds: (Option<u64>, Option<u64>),
     path: Vec<Frame>,
     begin: u64,
     end: Option<u64>,
@@ -84,12 +91,26 @@ impl Cursor {
         Self {
             blocks: Arc::clone(blocks),
             root: (!empty).then_some(root),
+            bounds: (None, None),
             path: Vec::new(),
             begin,
             end,
             value_bytes,
             skip: 0,
         }
+    }
+
+    /// All entries under a node whose parent says that its keys lie in `low..high`.
+    pub(super) fn below(
+        blocks: &Arc<BlockManager>,
+        at: BlockNr,
+        value_bytes: usize,
+        low: u64,
+        high: Option<u64>,
+    ) -> Self {
+        let mut cursor = Self::new(blocks, at, value_bytes, low, None);
+        cursor.bounds = (Some(low), high);
+        cursor
     }
 
     /// Leaves out so many of the entries that come next.
@@ -123,7 +144,7 @@ impl Cursor {
 
     fn advance(&mut self) -> Result<Option<LeafSlice>> {
         if let Some(root) = self.root.take()
-            && let Some(leaf) = self.descend(root, None, None)?
+            && let Some(leaf) = self.descend(root, self.bounds.0, self.bounds.1)?
         {
             return Ok(Some(leaf));
         }

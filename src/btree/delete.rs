@@ -5,7 +5,7 @@ use std::sync::Arc;
 use zerocopy::little_endian::U64;
 
 use super::node_mut::inspect;
-use super::{NODE_NAME, NODE_VALIDATOR, Node, TreeType, check_value_bytes};
+use super::{Cursor, NODE_NAME, NODE_VALIDATOR, Node, TreeType, check_bounds, check_value_bytes};
 use crate::block::BlockData;
 use crate::error::{Damage, Error, Result};
 use crate::transaction::Transaction;
@@ -25,19 +25,50 @@ pub fn delete(txn: &mut Transaction, tree: &mut TreeType<'_>, root: BlockNr) -> 
         return Err(Error::usage("a tree has at least one level"));
     }
     check_value_bytes(tree.value_bytes)?;
-    // On the heap: stacks of threads are small, and trees in trees are deep.
-    let mut frames = Vec::with_capacity(8);
-    push(txn, tree, &mut frames, root, 0)?;
-    while let Some(frame) = frames.last_mut() {
-        let Some((child, level)) = frame.next_child()? else {
-            txn.dec(frame.at)?;
-            frames.pop();
-            continue;
-        };
-        push(txn, tree, &mut frames, child, level)?;
-    }
-    Ok(())
+    let mut deletion = Deletion {
+        txn,
+        tree,
+        // On the heap: stacks of threads are small, and trees in trees are deep.
+        frames: Vec::with_capacity(8),
+        removed: None,
+    };
+    deletion.push(root, 0, None)?;
+    deletion.run()
 }
+
+/// A sub-tree of the last level that its parent has let go of.
+pub(super) struct Dropped {
+    pub at: BlockNr,
+    /// The parent.
+    pub above: BlockNr,
+    /// The keys that the parent has for it and for what comes after it.
+    pub low: u64,
+    pub high: Option<u64>,
+}
+
+/// As [`delete`], of a part of a tree; gives how many entries it had. To tell, it
+/// reads what others own as well. What does not keep to its parent's bounds is
+/// damage here: otherwise a few wrong nodes could be counted for ever.
+pub(super) fn drop_subtree(
+    txn: &mut Transaction,
+    tree: &mut TreeType<'_>,
+    part: &Dropped,
+) -> Result<u64> {
+    check_pointer(txn, part.above, part.at)?;
+    let level = tree.levels.saturating_sub(1);
+    let mut deletion = Deletion {
+        txn,
+        tree,
+        frames: Vec::with_capacity(4),
+        removed: Some(0),
+    };
+    deletion.push(part.at, level, Some((part.low, part.high)))?;
+    deletion.run()?;
+    Ok(deletion.removed.unwrap_or(0))
+}
+
+/// What a node's parent says about its keys: the first possible one, and what all are below.
+type Bounds = (u64, Option<u64>);
 
 /// A node that is being freed.
 struct Frame {
@@ -45,6 +76,8 @@ struct Frame {
     block: Arc<BlockData>,
     /// The level that what it points to belongs to.
     level: usize,
+    /// What all keys are below, where that is asked.
+    high: Option<u64>,
     /// The next to be freed of those it points to.
     next: usize,
     /// How many those are; none in a leaf of the last level.
@@ -52,14 +85,16 @@ struct Frame {
 }
 
 impl Frame {
-    fn next_child(&mut self) -> Result<Option<(BlockNr, usize)>, Damage> {
+    fn next_child(&mut self) -> Result<Option<(BlockNr, Bounds)>, Damage> {
         if self.next >= self.children {
             return Ok(None);
         }
         let node = Node::parse(self.at, &self.block)?;
-        let child = pointers(&node)?.get(self.next).map(|child| child.get());
+        let (child, keys) = (pointers(&node)?.get(self.next), node.keys());
+        let low = keys.get(self.next).map_or(0, |key| key.get());
+        let next = keys.get(self.next + 1).map(|key| key.get());
         self.next += 1;
-        Ok(child.map(|child| (BlockNr(child), self.level)))
+        Ok(child.map(|child| (BlockNr(child.get()), (low, next.or(self.high)))))
     }
 }
 
@@ -72,52 +107,91 @@ fn pointers<'n>(node: &Node<'n>) -> Result<&'n [U64], Damage> {
     }
 }
 
-/// Takes on a node, unless it has other owners: then all that is under it stays theirs.
-fn push(
-    txn: &mut Transaction,
-    tree: &mut TreeType<'_>,
-    frames: &mut Vec<Frame>,
-    at: BlockNr,
-    level: usize,
-) -> Result<()> {
-    if let Some(above) = frames.last() {
-        check_pointer(txn, above.at, at)?;
-    }
-    match txn.ref_count(at)? {
-        0 => return Err(Damage::new(at, NODE_NAME, "references", 0_u32, "at least 1").into()),
-        1 => {}
-        _ => return txn.dec(at),
-    }
-    if frames.len() >= MAX_FRAMES {
-        let expected = format!("at most {MAX_FRAMES} levels");
-        return Err(Damage::new(at, NODE_NAME, "depth", "a deeper level", expected).into());
-    }
-    let block = txn.read(at, &NODE_VALIDATOR)?;
-    let value_bytes = tree.value_bytes_at(level);
-    inspect(at, &block, value_bytes)?;
-    let node = Node::parse(at, &block)?;
-    let (mut level, mut children) = (level, node.keys().len());
-    if node.is_leaf() {
-        if tree.is_last(level) {
-            if children > 0 {
-                tree.values.dec(txn, node.packed_values(value_bytes)?)?;
-            }
-            children = 0;
+struct Deletion<'a, 'v> {
+    txn: &'a mut Transaction,
+    tree: &'a mut TreeType<'v>,
+    frames: Vec<Frame>,
+    /// Entries that went; `None`: nobody asks, and bounds are not checked.
+    removed: Option<u64>,
+}
+
+impl Deletion<'_, '_> {
+    fn run(&mut self) -> Result<()> {
+        while let Some(frame) = self.frames.last_mut() {
+            let (above, level) = (frame.at, frame.level);
+            let Some((child, bounds)) = frame.next_child()? else {
+                self.txn.dec(above)?;
+                self.frames.pop();
+                continue;
+            };
+            check_pointer(self.txn, above, child)?;
+            self.push(child, level, self.removed.map(|_| bounds))?;
         }
-        level += 1;
+        Ok(())
     }
-    if children > 1 {
-        let ahead = pointers(&node)?.iter().map(|child| BlockNr(child.get()));
-        txn.blocks().prefetch(ahead.collect());
+
+    /// Takes on a node, unless it has other owners: then all that is under it stays theirs.
+    fn push(&mut self, at: BlockNr, level: usize, bounds: Option<Bounds>) -> Result<()> {
+        match self.txn.ref_count(at)? {
+            0 => return Err(Damage::new(at, NODE_NAME, "references", 0_u32, "at least 1").into()),
+            1 => {}
+            _ => {
+                self.count_shared(at, bounds)?;
+                return self.txn.dec(at);
+            }
+        }
+        if self.frames.len() >= MAX_FRAMES {
+            let expected = format!("at most {MAX_FRAMES} levels");
+            return Err(Damage::new(at, NODE_NAME, "depth", "a deeper level", expected).into());
+        }
+        let block = self.txn.read(at, &NODE_VALIDATOR)?;
+        let value_bytes = self.tree.value_bytes_at(level);
+        inspect(at, &block, value_bytes)?;
+        let node = Node::parse(at, &block)?;
+        if let Some((low, high)) = bounds {
+            check_bounds(&node, Some(low), high)?;
+        }
+        let (mut level, mut children) = (level, node.keys().len());
+        if node.is_leaf() {
+            if self.tree.is_last(level) {
+                if children > 0 {
+                    let values = node.packed_values(value_bytes)?;
+                    self.tree.values.dec(self.txn, values)?;
+                }
+                if let Some(removed) = &mut self.removed {
+                    *removed += children as u64;
+                }
+                children = 0;
+            }
+            level += 1;
+        }
+        if children > 1 {
+            let ahead = pointers(&node)?.iter().map(|child| BlockNr(child.get()));
+            self.txn.blocks().prefetch(ahead.collect());
+        }
+        self.frames.push(Frame {
+            at,
+            block,
+            level,
+            high: bounds.and_then(|bounds| bounds.1),
+            next: 0,
+            children,
+        });
+        Ok(())
     }
-    frames.push(Frame {
-        at,
-        block,
-        level,
-        next: 0,
-        children,
-    });
-    Ok(())
+
+    /// Counts the entries of what others go on owning, where somebody asks.
+    fn count_shared(&mut self, at: BlockNr, bounds: Option<Bounds>) -> Result<()> {
+        let (Some(removed), Some((low, high))) = (&mut self.removed, bounds) else {
+            return Ok(());
+        };
+        let width = self.tree.value_bytes;
+        let mut cursor = Cursor::below(self.txn.blocks(), at, width, low, high);
+        while let Some(leaf) = cursor.next_leaf()? {
+            *removed += leaf.entry_count();
+        }
+        Ok(())
+    }
 }
 
 /// A number that came from a node has to be a block's.

@@ -146,7 +146,7 @@ fn split_root(spine: &mut Spine<'_, '_>) -> Result<()> {
         node.take_front(root, count)?;
         *half = (node.key(0).unwrap_or(0), node.location());
     }
-    root.become_internal();
+    root.become_empty(Form::internal());
     for (index, (key, child)) in halves.into_iter().enumerate() {
         root.insert(index, key, &child.0.to_le_bytes())?;
     }

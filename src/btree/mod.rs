@@ -4,13 +4,15 @@
 //! wrong tree gives a [`Damage`](crate::error::Damage), never a loop: keys must
 //! rise along the whole walk, and a path has at most 16 levels. A change copies
 //! each node that others own or that is committed, once; single insertions and
-//! removals leave the nodes that a kernel would leave.
+//! removals leave the nodes that a kernel would leave. Batches and long ranges cost
+//! what the nodes cost that they touch.
 //! May use: `error`, `units`, `device`, `block`, `transaction`.
 
 mod ascent;
 mod batch;
 mod builder;
 mod cursor;
+mod cut;
 mod delete;
 mod fill;
 mod gather;

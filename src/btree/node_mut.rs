@@ -178,6 +178,15 @@ impl NodeMut {
         Ok(())
     }
 
+    /// Drops a run of entries.
+    pub fn remove_run(&mut self, run: Range<usize>) -> Result<(), Damage> {
+        self.check_count(run.end)?;
+        if !run.is_empty() {
+            self.close_gap(run.start, run.end);
+        }
+        Ok(())
+    }
+
     /// Moves the first `count` entries of `right` to the end of this node, its left neighbour.
     pub fn take_front(&mut self, right: &mut Self, count: usize) -> Result<(), Damage> {
         self.check_like(right)?;
@@ -207,9 +216,9 @@ impl NodeMut {
         Ok(())
     }
 
-    /// Becomes an internal node without entries, in the same block.
-    pub fn become_internal(&mut self) {
-        self.form = Form::internal();
+    /// Becomes a node of another kind, without entries, in the same block.
+    pub fn become_empty(&mut self, form: Form) {
+        self.form = form;
         self.nr = 0;
         write_header(&mut self.guard, self.form);
     }

@@ -3,7 +3,7 @@
 
 use super::NODE_VALIDATOR;
 use super::insert::{follow, share_out};
-use super::node_mut::{NodeMut, inspect};
+use super::node_mut::{Form, NodeMut, inspect};
 use super::spine::{Spine, check_child, count_pointed};
 use crate::error::{Damage, Result};
 use crate::transaction::Transaction;
@@ -44,11 +44,16 @@ pub(super) fn collapse(spine: &mut Spine<'_, '_>) -> Result<()> {
 /// than the format allows, which checkers complain of.
 pub(super) fn is_covering_child_small(spine: &Spine<'_, '_>, key: u64) -> Result<bool> {
     let index = spine.node.view()?.search(key).unwrap_or(0);
+    let (form, nr) = inspect_child(spine, index)?;
+    Ok(nr <= form.capacity / 3)
+}
+
+/// What a child is and how many entries it has, without making it writable.
+pub(super) fn inspect_child(spine: &Spine<'_, '_>, index: usize) -> Result<(Form, usize)> {
     let at = spine.node.child(index)?;
     check_child(spine.txn, at, &spine.node)?;
     let child = spine.txn.read(at, &NODE_VALIDATOR)?;
-    let (form, nr) = inspect(at, &child, spine.tree.value_bytes_at(spine.level))?;
-    Ok(nr <= form.capacity / 3)
+    Ok(inspect(at, &child, spine.tree.value_bytes_at(spine.level))?)
 }
 
 /// The children at `left` and after it.

@@ -108,7 +108,7 @@ fn walk(spine: &mut Spine<'_, '_>, key: u64) -> Result<()> {
 }
 
 /// The entry of a key that was found before.
-fn exactly(spine: &Spine<'_, '_>, key: u64) -> Result<usize> {
+pub(super) fn exactly(spine: &Spine<'_, '_>, key: u64) -> Result<usize> {
     let index = spine.node.view()?.search(key);
     let found = index.filter(|index| spine.node.key(*index) == Some(key));
     found.ok_or_else(|| {

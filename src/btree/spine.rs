@@ -105,12 +105,23 @@ impl<'a, 'v> Spine<'a, 'v> {
         tree: &'a mut TreeType<'v>,
         root: BlockNr,
     ) -> Result<Self> {
-        let node = shadow_node(txn, tree, 0, root)?;
+        Self::start_at(txn, tree, 0, root)
+    }
+
+    /// At the root of a tree of `level` whose number nobody has to be told: it is
+    /// this transaction's own. Or at that of the first level.
+    pub fn start_at(
+        txn: &'a mut Transaction,
+        tree: &'a mut TreeType<'v>,
+        level: usize,
+        root: BlockNr,
+    ) -> Result<Self> {
+        let node = shadow_node(txn, tree, level, root)?;
         let root = node.location();
         Ok(Self {
             txn,
             tree,
-            level: 0,
+            level,
             parent: None,
             node,
             at_top: true,

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use crate::block::BlockData;
 use crate::btree::node_mut::{Form, NodeMut};
+use crate::btree::remove_range::remove_or_cut;
 use crate::btree::testing::{Counted, Ledger, transaction};
 use crate::btree::{
     NODE_VALIDATOR, Node, TreeType, delete, empty, insert, max_entries, remove, remove_leaves,
     remove_range,
 };
+use crate::error::Result;
 use crate::transaction::Transaction;
 use crate::units::BlockNr;
 
@@ -141,10 +143,35 @@ impl Forest {
     }
 
     pub fn remove_range(&mut self, prefix: &[u64], range: Range<u64>) {
-        let root = self.root;
-        let answer =
-            self.with(|txn, tree| remove_range(txn, tree, root, prefix, range.clone()).unwrap());
+        self.take_range(prefix, range, remove_range);
+    }
+
+    /// The way of long ranges, however short this one is.
+    pub fn cut(&mut self, prefix: &[u64], range: Range<u64>) {
+        self.take_range(prefix, range, |txn, tree, root, prefix, range| {
+            remove_or_cut(txn, tree, root, prefix, range, 0)
+        });
+    }
+
+    fn take_range(
+        &mut self,
+        prefix: &[u64],
+        range: Range<u64>,
+        take: impl FnOnce(
+            &mut Transaction,
+            &mut TreeType<'_>,
+            BlockNr,
+            &[u64],
+            Range<u64>,
+        ) -> Result<(BlockNr, u64)>,
+    ) {
+        let (root, effects) = (self.root, self.txn.side_effects());
+        let answer = self.with(|txn, tree| take(txn, tree, root, prefix, range.clone()).unwrap());
         self.root = answer.0;
+        if answer.1 == 0 {
+            assert_eq!(answer.0, root);
+            assert_eq!(self.txn.side_effects(), effects, "nothing leaves a trace");
+        }
         let before = self.model.len();
         let end = prefix.len();
         self.model

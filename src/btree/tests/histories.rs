@@ -59,7 +59,15 @@ fn step(forest: &mut Forest, random: &mut Random, plan: &Plan, growing: bool) {
             }
         }
         1 => forest.commit(),
-        2 if !growing => forest.remove_range(prefix, *last..last + random.below(wide)),
+        2 if !growing => {
+            let range = *last..last + random.below(wide);
+            match random.below(3) {
+                0 => forest.remove_range(prefix, range),
+                1 => forest.cut(prefix, range),
+                // Most of the tree.
+                _ => forest.cut(prefix, *last..plan.span - random.below(wide)),
+            }
+        }
         3..10 => {
             let mut later = forest.model.range(keys.clone()..);
             let first = later.next().map(|entry| entry.0.clone());

@@ -2,6 +2,7 @@
 //! and leaves no lock behind.
 
 use super::forest::Forest;
+use crate::btree::remove_range::remove_or_cut;
 use crate::btree::{NODE_VALIDATOR, Node, delete, insert, remove, remove_leaves, remove_range};
 use crate::error::{Error, Result};
 use crate::testing::Random;
@@ -68,13 +69,16 @@ fn operate(forest: &mut Forest, random: &mut Random) -> Result<()> {
     keys.push(random.below(500));
     let last = keys[levels - 1];
     let value = vec![7; forest.value_bytes];
-    let choice = random.below(6);
+    let choice = random.below(8);
+    let far = last + random.below(500);
     let new: Result<BlockNr> = forest.with(|txn, tree| {
         Ok(match choice {
             0 | 1 => insert(txn, tree, root, &keys, &value)?.root,
             2 => remove(txn, tree, root, &keys)?.unwrap_or(root),
             3 => remove_leaves(txn, tree, root, &keys, last + 9)?.0,
             4 => remove_range(txn, tree, root, &keys[..levels - 1], 0..last)?.0,
+            5 => remove_or_cut(txn, tree, root, &keys[..levels - 1], 0..last, 0)?.0,
+            6 => remove_or_cut(txn, tree, root, &keys[..levels - 1], last..far, 0)?.0,
             _ => {
                 delete(txn, tree, root)?;
                 root
@@ -149,7 +153,7 @@ fn a_full_device_is_no_space_and_leaves_no_lock_and_no_unfinished_node() {
 
 #[test]
 fn a_chain_that_leads_back_to_its_beginning_is_an_error() {
-    for operation in 0..6 {
+    for operation in 0..7 {
         let mut forest = Forest::new(64, 1, 161);
         let leaf = forest.leaf(&[], 100..108);
         let mut nodes = Vec::new();
@@ -176,6 +180,7 @@ fn a_chain_that_leads_back_to_its_beginning_is_an_error() {
             2 => remove_leaves(txn, tree, root, &[105], 400).is_err(),
             3 => remove_range(txn, tree, root, &[], 0..400).is_err(),
             4 => insert(txn, tree, root, &[1], &[0; 161]).is_err(),
+            5 => remove_or_cut(txn, tree, root, &[], 0..400, 0).is_err(),
             _ => delete(txn, tree, root).is_err(),
         });
         assert!(failed, "operation {operation}");
@@ -205,6 +210,13 @@ fn wrong_arguments_leave_no_trace() {
             remove_range(txn, tree, root, &[1], 9..9).unwrap(),
             (root, 0)
         );
+        // As it is meant to be called, and as nobody should.
+        #[allow(clippy::reversed_empty_ranges)]
+        for range in [3..9, 0..2, 9..9, 9..1] {
+            let cut = remove_or_cut(txn, tree, root, &[1], range, 0).unwrap();
+            assert_eq!(cut, (root, 0));
+        }
+        assert!(remove_or_cut(txn, tree, root, &[1, 2], 0..3, 0).is_err());
         tree.value_bytes = 1347;
         assert!(insert(txn, tree, root, &[1, 2], &[0; 1347]).is_err());
         assert!(delete(txn, tree, root).is_err());

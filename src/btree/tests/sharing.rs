@@ -112,13 +112,15 @@ const SCENES: [(&str, usize, Scene); 14] = [
     ("two levels", 2, |forest| nested(forest, &[84, 90, 85])),
 ];
 
-const OPERATIONS: [&str; 7] = [
+const OPERATIONS: [&str; 9] = [
     "insert",
     "overwrite",
     "overwrite by the same",
     "remove",
     "remove_leaves",
     "remove_range",
+    "cut little",
+    "cut much",
     "delete",
 ];
 
@@ -131,6 +133,8 @@ fn operate(forest: &mut Forest, operation: &str, keys: &[u64]) {
         "remove" => forest.remove(keys),
         "remove_leaves" => assert_eq!(forest.remove_leaves(keys, last + 1), 1),
         "remove_range" => forest.remove_range(prefix, last - 9..last + 29),
+        "cut little" => forest.cut(prefix, *last..last + 1),
+        "cut much" => forest.cut(prefix, last - 9..last + 1500),
         _ => forest.delete(),
     }
 }
