@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         SpaceUsage,
         Superblock,
     )
-    from thinmeta.volume import Volume
+    from thinmeta.volume import Volume, WritableVolume
 
 __all__ = [
     "AbortedError",
@@ -100,6 +100,7 @@ __all__ = [
     "UsageError",
     "Volume",
     "WouldBlockError",
+    "WritableVolume",
     "WrongBaseError",
     "__version__",
     "check",
@@ -120,7 +121,7 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
             "AffectedRange CheckReport DeltaRange DeviceDetails Finding SpaceMapRoot SpaceUsage "
             "Superblock"
         ),
-        "volume": "Volume",
+        "volume": "Volume WritableVolume",
     }
 
     def __getattr__(name):

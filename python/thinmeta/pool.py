@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
-    from typing import Any, BinaryIO, Literal, Self, TypeAlias
+    from typing import Any, BinaryIO, Literal, Self, TypeAlias, overload
 
     from typing_extensions import Buffer
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from thinmeta.mappings import BlockMappings, Mappings
     from thinmeta.transaction import PoolTransaction
     from thinmeta.types import PoolState, SpaceUsage, Superblock
-    from thinmeta.volume import Volume
+    from thinmeta.volume import Volume, WritableVolume
 
     Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -144,13 +144,33 @@ class ThinDevice(_core.ThinDevice):
 
         return BlockMappings(super().find_many(virtual_blocks))
 
+    if TYPE_CHECKING:
+
+        @overload
+        def open(
+            self,
+            *,
+            mode: Literal["r"] = "r",
+            size_bytes: int | None = None,
+            external_origin: Path | BinaryIO | None = None,
+        ) -> Volume: ...
+
+        @overload
+        def open(
+            self,
+            *,
+            mode: Literal["r+"],
+            size_bytes: int | None = None,
+            external_origin: Path | BinaryIO | None = None,
+        ) -> WritableVolume: ...
+
     def open(
         self,
         *,
         mode: Literal["r", "r+"] = "r",
         size_bytes: int | None = None,
         external_origin: Path | BinaryIO | None = None,
-    ) -> Volume:
+    ) -> Volume | WritableVolume:
         """Open the device's content as a file; the pool needs ``data=``.
 
         Args:
@@ -166,10 +186,13 @@ class ThinDevice(_core.ThinDevice):
 
         Raises:
             UsageError: The pool was opened without ``data``, or is closed.
+            ReadOnlyError: To write: the pool was opened with ``mode="r"``, or its state
+                is ``"read_only"``.
+            NoSuchDeviceError: The device was deleted.
             OSError: The data or the external origin cannot be opened.
             DamagedBlockError: A mapping node failed its check.
         """
-        from thinmeta.volume import Volume
+        from thinmeta.volume import Volume, WritableVolume
 
         mode_argument(mode)
         if size_bytes is not None:
@@ -178,6 +201,10 @@ class ThinDevice(_core.ThinDevice):
                 raise UsageError(f"no volume can have {size_bytes} bytes")
         if isinstance(external_origin, bytes | os.PathLike):
             external_origin = os.fsdecode(external_origin)
+        if mode == "r+":
+            return WritableVolume(
+                self._writable_volume(size_bytes=size_bytes, external_origin=external_origin)
+            )
         return Volume(self._volume(size_bytes=size_bytes, external_origin=external_origin))
 
     def __repr__(self) -> str:

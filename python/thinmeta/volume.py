@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from operator import index
 
 TYPE_CHECKING = False
@@ -14,27 +16,18 @@ if TYPE_CHECKING:
 
     from thinmeta import _core
 
-__all__ = ["Volume"]
+__all__ = ["Volume", "WritableVolume"]
 
 
-class Volume(io.RawIOBase):
-    """What a thin device holds, as a seekable binary file to read from.
+class _Content(io.RawIOBase):
+    """What reading and writing have in common: a size, a position, reads."""
 
-    Made by :meth:`thinmeta.ThinDevice.open`. Holes read as zeros, or as the
-    external origin's bytes. A read is never short but at the end of the volume.
-    Wrap it in :class:`io.BufferedReader` for many small reads.
-
-    One object has one position: threads should open the device once each.
-    """
-
-    def __init__(self, native: _core.Volume) -> None:
-        self._native = native
-        self._position = 0
+    _native: _core.Volume | _core.WritableVolume
+    _position: int
 
     def __repr__(self) -> str:
-        if self.closed:
-            return "<thinmeta.Volume closed>"
-        return f"<thinmeta.Volume size_bytes={self.size_bytes}>"
+        name = f"thinmeta.{type(self).__name__}"
+        return f"<{name} closed>" if self.closed else f"<{name} size_bytes={self.size_bytes}>"
 
     @property
     def size_bytes(self) -> int:
@@ -55,7 +48,7 @@ class Volume(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """The position of the next read, in bytes."""
+        """The position of the next read or write, in bytes."""
         self._check_open()
         return self._position
 
@@ -107,6 +100,27 @@ class Volume(io.RawIOBase):
         count = self.readinto(rest)
         return bytes(memoryview(rest)[:count])
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("the volume is closed")
+
+
+class Volume(_Content):
+    """What a thin device holds, as a seekable binary file to read from.
+
+    Made by :meth:`thinmeta.ThinDevice.open`. Holes read as zeros, or as the
+    external origin's bytes. A read is never short but at the end of the volume.
+    Wrap it in :class:`io.BufferedReader` for many small reads.
+
+    One object has one position: threads should open the device once each.
+    """
+
+    _native: _core.Volume
+
+    def __init__(self, native: _core.Volume) -> None:
+        self._native = native
+        self._position = 0
+
     def write(self, data: Buffer, /) -> NoReturn:
         """Not possible."""
         raise io.UnsupportedOperation("a volume can only be read")
@@ -139,6 +153,98 @@ class Volume(io.RawIOBase):
             super().close()
             self._native.close()
 
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("read from a closed volume")
+
+class WritableVolume(_Content):
+    """What a thin device holds, as a seekable binary file to read and write.
+
+    Made by :meth:`thinmeta.ThinDevice.open` with ``mode="r+"``. What is written to
+    blocks that are not mapped, or that a snapshot may share, goes to new data blocks;
+    the rest of such a block is what it showed before. Other blocks are written in their
+    places, as a kernel does.
+
+    :meth:`flush` and :meth:`close` commit: data first, then the metadata that points to
+    it. A crash before leaves the mappings of the last commit. All volumes of a pool that
+    are open for writing share one transaction, so that flushing one commits them all;
+    while they have changes that are not committed, :meth:`thinmeta.Pool.transaction`
+    raises :class:`UsageError`, and the other way around. Closing the pool commits too.
+    """
+
+    _native: _core.WritableVolume
+
+    def __init__(self, native: _core.WritableVolume) -> None:
+        self._native = native
+        self._position = 0
+
+    def writable(self) -> bool:
+        """Always true."""
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        """Write all of ``data`` at the current position; fewer bytes only at the end.
+
+        Returns:
+            How many bytes were written. The volume does not grow.
+
+        Raises:
+            NoSpaceError: There are not enough free data blocks, or no metadata is left;
+                nothing was written.
+            UsageError: A transaction of the pool is open, or the pool is closed.
+            ReadOnlyError: The pool's state is ``"read_only"``.
+            NoSuchDeviceError: The device was deleted.
+            OSError: The data cannot be written; a part of it may be. ``ENOSPC`` at the
+                end of the volume, too.
+            ValueError: The volume is closed.
+        """
+        self._check_open()
+        with memoryview(data) as view, view.cast("B") as given:
+            if not given:
+                return 0
+            here = min(self._position, self._native.size_bytes)
+            count = self._native.write_at(here, given)
+        if not count:
+            code = errno.ENOSPC
+            raise OSError(code, f"{os.strerror(code)}: the volume ends at {self.size_bytes} bytes")
+        self._position += count
+        return count
+
+    def discard(self, offset_bytes: int, length_bytes: int) -> int:
+        """Unmap the blocks that lie wholly in a range.
+
+        They read as zeros then, or as the external origin. Blocks that the range covers
+        in part stay as they are. The data device is not told.
+
+        Returns:
+            How many bytes were unmapped.
+
+        Raises:
+            UsageError: The range is not in the volume, or a transaction is open.
+            NoSpaceError: There is no metadata left.
+        """
+        self._check_open()
+        begin, length = index(offset_bytes), index(length_bytes)
+        end = begin + length
+        if begin < 0 or length < 0 or end > self._native.size_bytes:
+            from thinmeta.errors import UsageError
+
+            raise UsageError(
+                f"bytes {begin} to {end} are not in a volume of {self._native.size_bytes} bytes"
+            )
+        return self._native.discard(begin, end)
+
+    def flush(self) -> None:
+        """Commit what was written to this and all other volumes of the pool.
+
+        Raises:
+            PoisonedError: A write or a flush failed; the pool has to be opened again.
+            NoSpaceError: There is no metadata left; what was not committed is gone.
+        """
+        if not self.closed:
+            self._native.flush()
+
+    def close(self) -> None:
+        """Commit, and close the volume; the pool stays open."""
+        if not self.closed:
+            try:
+                super().close()  # which flushes
+            finally:
+                self._native.close()

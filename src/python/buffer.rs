@@ -177,6 +177,30 @@ impl WritableBytes {
     }
 }
 
+/// A caller's bytes, to be read while detached. The export keeps their owner from
+/// freeing or moving them.
+pub(super) struct ReadableBytes(PyUntypedBuffer);
+
+impl ReadableBytes {
+    pub fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let export = PyUntypedBuffer::get(object)?;
+        if !export.is_c_contiguous() {
+            return Err(PyBufferError::new_err("the buffer is not contiguous"));
+        }
+        Ok(Self(export))
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        let Some(start) = NonNull::new(self.0.buf_ptr().cast::<u8>()) else {
+            return &[];
+        };
+        // SAFETY: the export is contiguous and that long, and it outlives the slice. As
+        // with every `write`, it is the caller's part not to change the bytes in another
+        // thread before the call returns.
+        unsafe { slice::from_raw_parts(start.as_ptr(), self.0.len_bytes()) }
+    }
+}
+
 /// A copy of a buffer of 64-bit numbers, which Python may change at any time.
 pub(super) fn copy_of_numbers(object: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let export = PyUntypedBuffer::get(object)?;

@@ -17,7 +17,7 @@ use super::call::detached;
 use super::engine::Birth;
 use super::error::exception;
 use crate::error::{Error, Result};
-use crate::thin::{Pool, PoolWriter, ThinDevice};
+use crate::thin::{Pool, PoolTransaction, PoolWriter, ThinDevice};
 
 /// A pool until it is closed.
 pub(super) struct State {
@@ -36,6 +36,8 @@ struct Open {
     /// All that were asked for, of that commit.
     devices: FxHashMap<u64, Arc<ThinDevice>>,
     writer: Option<Arc<PoolWriter>>,
+    /// The one that is under way: who ends it, or closes the pool, lets go of it.
+    transaction: Option<Arc<PoolTransaction>>,
 }
 
 fn closed() -> Error {
@@ -64,6 +66,7 @@ impl State {
                 commit: commits.load(Ordering::Acquire),
                 devices: FxHashMap::default(),
                 writer,
+                transaction: None,
             })),
             commits,
             born: Birth::now(),
@@ -111,6 +114,28 @@ impl State {
             let error = Error::ReadOnly("the pool is open for reading: mode is \"r\"".to_owned());
             exception(py, error)
         })
+    }
+
+    /// Begins a transaction, and keeps it.
+    pub fn begin(&self, py: Python<'_>) -> PyResult<Weak<PoolTransaction>> {
+        let writer = self.writing(py)?;
+        let begun = Arc::new(detached(py, || writer.transaction())?);
+        let mut open = self.lock(py);
+        let open = open.as_mut().ok_or_else(|| exception(py, closed()))?;
+        let weak = Arc::downgrade(&begun);
+        open.transaction = Some(begun);
+        Ok(weak)
+    }
+
+    /// Lets go of a transaction, which may have ended. To be called detached.
+    pub fn let_go(&self, transaction: &Weak<PoolTransaction>) {
+        let mut open = self.lock_detached();
+        let kept = open.as_mut().map(|open| &mut open.transaction);
+        let own =
+            |kept: &mut Arc<PoolTransaction>| Weak::ptr_eq(&Arc::downgrade(kept), transaction);
+        let taken = kept.and_then(|kept| kept.take_if(own));
+        drop(open);
+        drop(taken);
     }
 
     /// The core's pool: its last commit.

@@ -20,6 +20,7 @@ mod pool;
 mod pool_transaction;
 mod thin_device;
 mod volume;
+mod writable_volume;
 
 use pyo3::prelude::*;
 
@@ -52,4 +53,6 @@ mod _core {
     use super::thin_device::ThinDevice;
     #[pymodule_export]
     use super::volume::Volume;
+    #[pymodule_export]
+    use super::writable_volume::WritableVolume;
 }

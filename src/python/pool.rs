@@ -147,9 +147,7 @@ impl Pool {
     }
 
     fn transaction(&self, py: Python<'_>) -> PyResult<PoolTransaction> {
-        let writer = self.state.writing(py)?;
-        let transaction = detached(py, || writer.transaction())?;
-        Ok(PoolTransaction::new(transaction))
+        PoolTransaction::begin(py, &self.state)
     }
 
     #[new]

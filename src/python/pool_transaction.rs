@@ -1,7 +1,7 @@
 //! A change of a pool.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
@@ -10,15 +10,16 @@ use super::buffer::Numbers;
 use super::call::detached;
 use super::engine::{Birth, arrow_words, drop_detached};
 use super::error::exception;
+use super::handle::State;
 use super::mappings::BlockMapping;
 use crate::error::{Error, Result};
 use crate::thin;
 
-/// The open transaction of a pool, or one that has ended.
+/// The open transaction of a pool, or one that has ended. The pool's state has it.
 #[pyclass(frozen, module = "thinmeta._core")]
 pub(super) struct PoolTransaction {
-    /// Given up only when this is dropped.
-    transaction: Option<Arc<thin::PoolTransaction>>,
+    transaction: Weak<thin::PoolTransaction>,
+    state: Arc<State>,
     born: Birth,
 }
 
@@ -26,11 +27,18 @@ pub(super) struct PoolTransaction {
 type DeviceRow = (u64, u64, u64, u32, u32);
 
 impl PoolTransaction {
-    pub fn new(transaction: thin::PoolTransaction) -> Self {
-        Self {
-            transaction: Some(Arc::new(transaction)),
+    pub fn begin(py: Python<'_>, state: &Arc<State>) -> PyResult<Self> {
+        Ok(Self {
+            transaction: state.begin(py)?,
+            state: Arc::clone(state),
             born: Birth::now(),
-        }
+        })
+    }
+
+    fn core(&self) -> Result<Arc<thin::PoolTransaction>> {
+        self.born.check()?;
+        let ended = || Error::usage("the transaction has ended");
+        self.transaction.upgrade().ok_or_else(ended)
     }
 
     /// Calls the core, detached.
@@ -39,10 +47,19 @@ impl PoolTransaction {
         py: Python<'_>,
         work: impl FnOnce(&thin::PoolTransaction) -> Result<T> + Send,
     ) -> PyResult<T> {
+        detached(py, || work(&*self.core()?))
+    }
+
+    /// Calls the core for the last time.
+    fn end(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&thin::PoolTransaction) -> Result<()> + Send,
+    ) -> PyResult<()> {
         detached(py, || {
-            self.born.check()?;
-            let ended = || Error::usage("the transaction has ended");
-            work(self.transaction.as_ref().ok_or_else(ended)?)
+            let answer = work(&*self.core()?);
+            self.state.let_go(&self.transaction);
+            answer
         })
     }
 }
@@ -72,16 +89,16 @@ fn numbers(object: &Bound<'_, PyAny>, what: &str) -> PyResult<Numbers> {
 impl PoolTransaction {
     #[getter]
     fn ended(&self, py: Python<'_>) -> bool {
-        let ended = |own: &Arc<thin::PoolTransaction>| own.has_ended();
-        !self.born.is_here() || py.detach(|| self.transaction.as_ref().is_none_or(ended))
+        let ended = |own: Arc<thin::PoolTransaction>| own.has_ended();
+        !self.born.is_here() || py.detach(|| self.transaction.upgrade().is_none_or(ended))
     }
 
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, thin::PoolTransaction::commit)
+        self.end(py, thin::PoolTransaction::commit)
     }
 
     fn abort(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, thin::PoolTransaction::abort)
+        self.end(py, thin::PoolTransaction::abort)
     }
 
     fn create_thin(&self, py: Python<'_>, device_id: u64) -> PyResult<()> {
@@ -222,10 +239,20 @@ impl PoolTransaction {
     }
 }
 
+/// What lets go of a transaction.
+struct Parting(Arc<State>, Weak<thin::PoolTransaction>);
+
+impl Drop for Parting {
+    fn drop(&mut self) {
+        self.0.let_go(&self.1);
+    }
+}
+
 impl Drop for PoolTransaction {
     fn drop(&mut self) {
-        if let Some(transaction) = self.transaction.take() {
-            drop_detached(self.born, transaction);
+        if self.transaction.strong_count() > 0 {
+            let parting = Parting(Arc::clone(&self.state), self.transaction.clone());
+            drop_detached(self.born, parting);
         }
     }
 }

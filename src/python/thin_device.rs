@@ -15,6 +15,7 @@ use super::mappings::{BlockMapping, Mappings, RunIterator};
 use super::origin::PythonFile;
 use super::pool::Pool;
 use super::volume::Volume;
+use super::writable_volume::WritableVolume;
 use crate::btree::Wait;
 use crate::device::{Device, FileDevice};
 use crate::error::Error;
@@ -173,6 +174,28 @@ impl ThinDevice {
         detached(py, || {
             let origin = external_origin.map(|origin| origin.open(&device));
             Volume::open(&self.handle, size_bytes, origin.transpose()?)
+        })
+    }
+
+    #[pyo3(signature = (*, size_bytes=None, external_origin=None))]
+    fn _writable_volume(
+        &self,
+        py: Python<'_>,
+        size_bytes: Option<u64>,
+        external_origin: Option<ExternalOrigin>,
+    ) -> PyResult<WritableVolume> {
+        let state = self.handle.state();
+        let writer = state.writing(py)?;
+        let device = self.handle.device(py)?;
+        detached(py, || {
+            let origin = external_origin.map(|origin| origin.open(&device));
+            WritableVolume::open(
+                state,
+                &writer,
+                self.info.id,
+                size_bytes,
+                origin.transpose()?,
+            )
         })
     }
 

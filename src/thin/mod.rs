@@ -31,5 +31,6 @@ pub use superblock::{
 };
 pub use volume::{Extent, Extents, Volume, VolumeOptions};
 pub use writer::{
-    CreateOptions, MAX_DEVICE_ID, PoolState, PoolTransaction, PoolWriter, Rows, WriteOptions,
+    CreateOptions, MAX_DEVICE_ID, PoolState, PoolTransaction, PoolWriter, Rows, WritableVolume,
+    WriteOptions,
 };

@@ -1,7 +1,7 @@
 //! Changing a pool: what dm-thin does with its metadata, in transactions.
 //!
 //! A [`PoolWriter`] is a pool opened to be changed. It has one mutator at a time, a
-//! [`PoolTransaction`] or the volumes that are written ([`super::WritableVolume`]).
+//! [`PoolTransaction`] or the volumes that are written ([`WritableVolume`]).
 //! Readers have the last commit, whole, as a [`Pool`] of its own: the blocks that it
 //! reaches are not used again as long as somebody has it.
 
@@ -14,6 +14,7 @@ mod holds;
 mod mappings;
 mod refs;
 mod transaction;
+mod volume;
 mod work;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use create::CreateOptions;
 pub use devices::MAX_DEVICE_ID;
 pub use mappings::Rows;
 pub use transaction::PoolTransaction;
+pub use volume::WritableVolume;
 use work::Work;
 pub(super) use work::reserved_blocks;
 
@@ -107,6 +109,8 @@ struct State {
 pub struct PoolWriter {
     manager: Arc<TransactionManager>,
     data: Option<Arc<dyn Device>>,
+    /// Bytes in a data block, which never change.
+    data_block_bytes: u64,
     state: Mutex<State>,
     /// The last commit, to be read; or why nothing can be. Held for a few instructions,
     /// so that readers never wait for a change.
@@ -185,6 +189,7 @@ impl PoolWriter {
         Arc::new(Self {
             manager,
             data,
+            data_block_bytes: superblock.data_block_bytes(),
             state: Mutex::new(State {
                 work,
                 mode,
