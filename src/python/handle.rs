@@ -27,15 +27,21 @@ pub(super) struct State {
     born: Birth,
 }
 
+/// Where the last commit is had from.
+enum Source {
+    /// There will be no other.
+    Reader(Arc<Pool>),
+    /// It is not kept here: what is read is not used again.
+    Writer(Arc<PoolWriter>),
+}
+
 /// What handles hold weakly.
 struct Open {
-    /// The last commit, when it was looked for last.
-    pool: Arc<Pool>,
-    /// As of which commit that was.
-    commit: u64,
-    /// All that were asked for, of that commit.
+    source: Source,
+    /// All that were asked for since a commit.
     devices: FxHashMap<u64, Arc<ThinDevice>>,
-    writer: Option<Arc<PoolWriter>>,
+    /// Which one that was.
+    commit: u64,
     /// The one that is under way: who ends it, or closes the pool, lets go of it.
     transaction: Option<Arc<PoolTransaction>>,
 }
@@ -46,26 +52,21 @@ fn closed() -> Error {
 
 impl State {
     pub fn new(pool: Pool) -> Arc<Self> {
-        Self::over(Arc::new(pool), None, Arc::default())
+        Self::over(Source::Reader(Arc::new(pool)), Arc::default())
     }
 
     /// Of a pool that is open to be changed.
     pub fn of_writer(writer: Arc<PoolWriter>) -> Result<Arc<Self>> {
-        let (pool, commits) = (writer.current()?, writer.generation());
-        Ok(Self::over(pool, Some(writer), commits))
+        let commits = writer.generation();
+        Ok(Self::over(Source::Writer(writer), commits))
     }
 
-    fn over(
-        pool: Arc<Pool>,
-        writer: Option<Arc<PoolWriter>>,
-        commits: Arc<AtomicU64>,
-    ) -> Arc<Self> {
+    fn over(source: Source, commits: Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self {
             open: Mutex::new(Some(Open {
-                pool,
-                commit: commits.load(Ordering::Acquire),
+                source,
                 devices: FxHashMap::default(),
-                writer,
+                commit: commits.load(Ordering::Acquire),
                 transaction: None,
             })),
             commits,
@@ -87,20 +88,23 @@ impl State {
             std::mem::forget(open);
             return Ok(());
         }
-        detached(py, || match &open.writer {
-            Some(writer) => writer.close(),
-            None => Ok(()),
+        detached(py, || match &open.source {
+            Source::Writer(writer) => writer.close(),
+            Source::Reader(_) => Ok(()),
         })
     }
 
     /// How many commits there were.
-    fn commits(&self) -> u64 {
+    pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Acquire)
     }
 
     /// Who changes the pool; `None`: it is open for reading.
     pub fn writer(&self, py: Python<'_>) -> PyResult<Option<Arc<PoolWriter>>> {
-        let writer = self.lock(py).as_ref().map(|open| open.writer.clone());
+        let writer = self.lock(py).as_ref().map(|open| match &open.source {
+            Source::Writer(writer) => Some(Arc::clone(writer)),
+            Source::Reader(_) => None,
+        });
         let writer = writer.ok_or_else(|| exception(py, closed()))?;
         if writer.is_some() {
             self.born.check().map_err(|error| exception(py, error))?;
@@ -136,6 +140,24 @@ impl State {
         let taken = kept.and_then(|kept| kept.take_if(own));
         drop(open);
         drop(taken);
+        self.after_commit();
+    }
+
+    /// Lets go of what was had of older commits: their blocks are kept from being used
+    /// again as long as somebody has them. To be called detached.
+    pub fn after_commit(&self) {
+        let mut open = self.lock_detached();
+        let stale = open.as_mut().map(|open| self.forget_older(open));
+        drop(open);
+        drop(stale);
+    }
+
+    fn forget_older(&self, open: &mut Open) -> FxHashMap<u64, Arc<ThinDevice>> {
+        let commits = self.commits();
+        if std::mem::replace(&mut open.commit, commits) == commits {
+            return FxHashMap::default();
+        }
+        std::mem::take(&mut open.devices)
     }
 
     /// The core's pool: its last commit.
@@ -146,15 +168,10 @@ impl State {
 
     fn current(&self, open: &mut Option<Open>) -> Result<Arc<Pool>> {
         let open = open.as_mut().ok_or_else(closed)?;
-        if let Some(writer) = &open.writer {
-            let commits = self.commits();
-            if open.commit != commits {
-                open.pool = writer.current()?;
-                open.commit = commits;
-                open.devices.clear();
-            }
+        match &open.source {
+            Source::Reader(pool) => Ok(Arc::clone(pool)),
+            Source::Writer(writer) => writer.current(),
         }
-        Ok(Arc::clone(&open.pool))
     }
 
     /// A device, which lives until the pool is closed or another commit is made.
@@ -169,9 +186,9 @@ impl State {
     }
 
     fn known(&self, open: &mut Option<Open>, id: u64) -> Result<Option<Arc<ThinDevice>>> {
-        self.current(open)?;
-        let known = |open: &Open| open.devices.get(&id).cloned();
-        Ok(open.as_ref().and_then(known))
+        let open = open.as_mut().ok_or_else(closed)?;
+        self.forget_older(open);
+        Ok(open.devices.get(&id).cloned())
     }
 
     /// As [`Self::device`], detached.
@@ -180,12 +197,13 @@ impl State {
         if let Some(device) = self.known(&mut open, id)? {
             return Ok(device);
         }
+        let commit = open.as_ref().map(|open| open.commit);
         let pool = self.current(&mut open)?;
         drop(open);
         let device = Arc::new(pool.device_by_id(id)?);
         let mut open = self.lock_detached();
         let open = open.as_mut().ok_or_else(closed)?;
-        if !Arc::ptr_eq(&open.pool, &pool) {
+        if commit != Some(open.commit) {
             // A commit came between: as right as any other moment, but not to be kept.
             return Ok(device);
         }
@@ -215,8 +233,8 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    pub fn new(state: &Arc<State>, device: &Arc<ThinDevice>) -> Self {
-        let commit = state.commits();
+    /// `commit`: how many commits there were before the device was looked up.
+    pub fn new(state: &Arc<State>, device: &Arc<ThinDevice>, commit: u64) -> Self {
         Self {
             id: device.info().id,
             device: Arc::downgrade(device),

@@ -81,10 +81,11 @@ impl ThinDevice {
     #[new]
     fn new(py: Python<'_>, pool: Py<Pool>, device_id: u64) -> PyResult<Self> {
         let state = pool.get().state();
+        let commit = state.commits();
         let device = state.device(py, device_id)?;
         Ok(Self {
             info: *device.info(),
-            handle: Handle::new(state, &device),
+            handle: Handle::new(state, &device, commit),
             pool,
         })
     }

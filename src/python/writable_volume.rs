@@ -113,7 +113,11 @@ impl WritableVolume {
             return Ok(());
         }
         let writer = self.state.writing(py)?;
-        detached(py, || writer.flush_volumes())
+        detached(py, || {
+            let answer = writer.flush_volumes();
+            self.state.after_commit();
+            answer
+        })
     }
 
     fn close(&self, py: Python<'_>) {
