@@ -2,7 +2,15 @@
 
 import pytest
 
-from thinmeta.cli.options import Option, Parsed, device_number, parse, size
+from thinmeta.cli.options import (
+    CHANGING,
+    Option,
+    Parsed,
+    device_number,
+    parse,
+    size,
+    whole_number,
+)
 from thinmeta.errors import UsageError
 
 OPTIONS = (Option("quiet", "q"), Option("output", "o", takes="a word"), Option("skip-mappings"))
@@ -108,3 +116,25 @@ def test_device_ids_have_24_bits() -> None:
     assert device_number("16777215", "ID") == 16777215
     with pytest.raises(UsageError, match="0 to 16777215"):
         device_number("16777216", "ID")
+
+
+def test_numbers_have_64_bits() -> None:
+    assert whole_number(str(2**64 - 1), "N") == 2**64 - 1
+    with pytest.raises(UsageError, match="N must be below"):
+        whole_number(str(2**64), "N")
+    with pytest.raises(UsageError, match="N must be a number"):
+        whole_number("1K", "N")
+
+
+def test_a_command_that_changes_has_a_dry_run_and_reads_no_snapshot() -> None:
+    def words(*arguments: str) -> Parsed:
+        return parse("delete", list(arguments), (), ("META", "ID"), common=CHANGING, optional=1)
+
+    assert words("-n", "META", "1").has("dry-run")
+    assert words("META", "--dry-run").words == ["META"]
+    with pytest.raises(UsageError, match="no option '-m'"):
+        words("-m", "META", "1")
+    with pytest.raises(UsageError, match="META is missing"):
+        words()
+    with pytest.raises(UsageError, match="one word too many: '2'"):
+        words("META", "1", "2")

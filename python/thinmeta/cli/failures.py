@@ -8,10 +8,22 @@ import sys
 from thinmeta import errors
 from thinmeta.cli.output import write_error
 
-__all__ = ["DATA", "IMPOSSIBLE", "USAGE", "report_failure"]
+__all__ = ["DATA", "IMPOSSIBLE", "USAGE", "LineError", "report_failure"]
 
 DATA, USAGE, IMPOSSIBLE = 1, 2, 3
 INTERRUPTED, BROKEN_PIPE = 130, 141
+
+
+class LineError(Exception):
+    """A line of a script failed; the cause is what went wrong.
+
+    Attributes:
+        where: The script and the line.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
 
 
 def report_failure(error: BaseException) -> int:
@@ -19,33 +31,42 @@ def report_failure(error: BaseException) -> int:
 
     With ``THINMETA_TRACEBACK`` in the environment a mistake of ours is raised again.
     """
-    if isinstance(error, BrokenPipeError):
-        status, message = BROKEN_PIPE, ""
-    elif isinstance(error, KeyboardInterrupt):
-        from thinmeta.cli.signals import Terminated
-
-        if isinstance(error, Terminated):
-            status, message = 128 + error.number, "asked to end"
-        else:
-            status, message = INTERRUPTED, "interrupted"
-    elif isinstance(error, errors.UsageError):
-        status, message = USAGE, str(error)
-    elif isinstance(error, errors.ThinmetaError):
-        cannot = (OSError, errors.NoSpaceError, errors.AbortedError, errors.PoisonedError)
-        status, message = IMPOSSIBLE if isinstance(error, cannot) else DATA, str(error)
-    elif isinstance(error, OSError):
-        status, message = IMPOSSIBLE, _os_error(error)
-    elif isinstance(error, MemoryError):
-        status, message = IMPOSSIBLE, "out of memory"
+    if isinstance(error, LineError) and error.__cause__ is not None:
+        status, message = _judge(error.__cause__)
+        # A script is input, even where a call for it could not have been right.
+        status = DATA if status == USAGE else status
+        message = f"{error.where}: {message}"
     else:
-        if os.environ.get("THINMETA_TRACEBACK"):
-            raise error
-        status = IMPOSSIBLE
-        message = f"internal error, please report it: {type(error).__name__}: {error}"
+        status, message = _judge(error)
     _finish_stdout()
     if message:
         write_error(f"thinmeta: {' '.join(message.split())}\n")
     return status
+
+
+def _judge(error: BaseException) -> tuple[int, str]:
+    """The exit status for an error, and what to say about it."""
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE, ""
+    if isinstance(error, KeyboardInterrupt):
+        from thinmeta.cli.signals import Terminated
+
+        if isinstance(error, Terminated):
+            return 128 + error.number, "asked to end"
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, errors.UsageError):
+        return USAGE, str(error)
+    if isinstance(error, errors.ThinmetaError):
+        cannot = (OSError, errors.NoSpaceError, errors.AbortedError, errors.PoisonedError)
+        return IMPOSSIBLE if isinstance(error, cannot) else DATA, str(error)
+    if isinstance(error, OSError):
+        return IMPOSSIBLE, _os_error(error)
+    if isinstance(error, MemoryError):
+        return IMPOSSIBLE, "out of memory"
+    if os.environ.get("THINMETA_TRACEBACK"):
+        raise error
+    kind = type(error).__name__
+    return IMPOSSIBLE, f"internal error, please report it: {kind}: {error}"
 
 
 def _os_error(error: OSError) -> str:

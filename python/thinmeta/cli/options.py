@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Literal
 
-__all__ = ["Option", "Parsed", "block_number", "device_number", "did_you_mean", "parse", "size"]
+__all__ = [
+    "CHANGING",
+    "Option",
+    "Parsed",
+    "block_number",
+    "device_number",
+    "did_you_mean",
+    "parse",
+    "size",
+    "whole_number",
+]
 
 MAX_DEVICE_ID = (1 << 24) - 1
 
@@ -43,11 +53,14 @@ class Option:
         self.long, self.short, self.takes, self.bare = long, short, takes, bare
 
 
-COMMON = (
+#: Options of every command that reads, and of every one that changes a pool: a metadata
+#: snapshot cannot be changed.
+READING = (
     Option("help", "h"),
     Option("json"),
     Option("metadata-snapshot", "m", takes="maybe", bare="held"),
 )
+CHANGING = (Option("help", "h"), Option("json"), Option("dry-run", "n"))
 
 
 class Parsed:
@@ -82,7 +95,13 @@ class Parsed:
 
 
 def parse(
-    command: str, arguments: list[str], options: Iterable[Option], names: tuple[str, ...]
+    command: str,
+    arguments: list[str],
+    options: Iterable[Option],
+    names: tuple[str, ...],
+    *,
+    common: tuple[Option, ...] = READING,
+    optional: int = 0,
 ) -> Parsed:
     """Read a command's options and words; ``--help`` waives the words.
 
@@ -90,12 +109,14 @@ def parse(
         command: Its name, for messages.
         arguments: The words after the command's name.
         options: What it takes besides the options of every command.
-        names: What its words are called; each has to be there.
+        names: What its words are called; each has to be there, but for ``optional``.
+        common: The options of every command of its kind.
+        optional: How many of the last words may be left out.
 
     Raises:
         UsageError: An unknown option, a missing value, too few or too many words.
     """
-    table = {f"--{option.long}": option for option in (*COMMON, *options)}
+    table = {f"--{option.long}": option for option in (*common, *options)}
     table |= {f"-{option.short}": option for option in table.values() if option.short}
     words: list[str] = []
     values: dict[str, list[str]] = {}
@@ -129,7 +150,7 @@ def parse(
         else:
             words.append(argument)
     if "help" not in values:
-        if len(words) < len(names):
+        if len(words) < len(names) - optional:
             raise _wrong(command, f"{names[len(words)]} is missing")
         if len(words) > len(names):
             raise _wrong(command, f"one word too many: {words[len(names)]!r}")
@@ -166,6 +187,14 @@ def _digits(word: str, what: str) -> int:
     if not (word.isascii() and word.isdigit()) or len(word) > 20:
         raise UsageError(f"{what} must be a number, not {word!r}")
     return int(word)
+
+
+def whole_number(word: str, what: str) -> int:
+    """A number of 64 bits from the command line."""
+    number = _digits(word, what)
+    if number >= 1 << 64:
+        raise UsageError(f"{what} must be below 2^64, not {word}")
+    return number
 
 
 def block_number(word: str, what: str) -> int:
