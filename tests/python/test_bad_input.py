@@ -25,6 +25,7 @@ COMMANDS: dict[str, list[str]] = {
     "dump": ["dump", "META"],
     "delta": ["delta", "META", "0", "1"],
     "extract": ["extract", "META", "DATA", "0", "-o", "OUT"],
+    "delete": ["delete", "META", "0"],
 }
 
 

@@ -4,30 +4,25 @@ import hashlib
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import thinmeta
-from command import ThinmetaCommand
+from command import ThinmetaCommand, as_json, fails
 from corpus import THIN, Corpus
 
-COMMANDS = ["ls", "check", "dump", "delta", "extract"]
-
-
-def as_json(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert run.returncode == 0, run.stderr
-    value: dict[str, Any] = json.loads(run.stdout)
-    return value
-
-
-def fails(run: subprocess.CompletedProcess[str], status: int, says: str) -> None:
-    """A failure is one line on stderr, nothing on stdout, no traceback."""
-    assert run.returncode == status, run.stderr
-    assert run.stderr.startswith("thinmeta: ")
-    assert run.stderr.count("\n") == 1 and run.stderr.endswith("\n")
-    assert says in run.stderr
-    assert run.stdout == ""
+READING = ["ls", "check", "dump", "delta", "extract"]
+CHANGING = [
+    "create",
+    "snapshot",
+    "delete",
+    "discard",
+    "grow",
+    "set-transaction-id",
+    "reserve-snapshot",
+    "release-snapshot",
+]
+COMMANDS = [*READING, *CHANGING]
 
 
 def test_the_version(command: ThinmetaCommand) -> None:
@@ -47,14 +42,16 @@ def test_help_names_every_command_and_each_has_an_example(command: ThinmetaComma
         assert page.stdout == command("help", name).stdout == command(name, "-h").stdout
         assert f"Usage: thinmeta {name} " in page.stdout
         assert f"\nExamples\n  thinmeta {name} " in page.stdout
-        for option in ("--json", "--metadata-snapshot", "--help"):
+        kind = "--metadata-snapshot" if name in READING else "--dry-run"
+        for option in ("--json", kind, "--help"):
             assert option in page.stdout
         assert max(map(len, page.stdout.splitlines())) <= 90
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_every_option(name: str) -> None:
-    module = __import__(f"thinmeta.cli.{name}", fromlist=["HELP", "OPTIONS"])
+    file = name.replace("-", "_")
+    module = __import__(f"thinmeta.cli.{file}", fromlist=["HELP", "OPTIONS"])
     for option in module.OPTIONS:
         assert f"--{option.long}" in module.HELP
         assert not option.short or f"-{option.short}, --{option.long}" in module.HELP
@@ -82,6 +79,21 @@ def test_wrong_usage_is_status_2(command: ThinmetaCommand, corpus: Corpus) -> No
     fails(command("delta", meta, "0", "x"), 2, "RIGHT must be a number")
     fails(command("extract", meta, meta, "0"), 2, "-o OUT is missing")
     fails(command("check", meta, "-m", "42"), 2, "one word too many")
+    fails(command("ls", "--dry-run", meta), 2, "no option '--dry-run'")
+    fails(command("delete", "-m", meta, "0"), 2, "no option '-m'")
+    fails(command("create", meta), 2, "ID is missing")
+    fails(command("create", meta, "1", "--overwrite"), 2, "say --pool, too")
+    fails(command("create", "--pool", meta, "1"), 2, "one word too many")
+    fails(command("create", "--pool", meta), 2, "needs --data-block-size")
+    pool = ("create", "--pool", "--data-blocks=100", meta, "--data-block-size")
+    for size in ("0", "32K", "65537", "100K", "2GiB"):
+        fails(command(*pool, size), 2, "a multiple of 64K up to 1GiB")
+    fails(command("snapshot", meta, "0"), 2, "ID is missing")
+    fails(command("delete", meta, "16777216"), 2, "0 to 16777215")
+    fails(command("discard", meta, "0", "5", "4"), 2, "before BEGIN")
+    fails(command("discard", meta, "0", "0", "1K"), 2, "END must be a number")
+    fails(command("grow", meta), 2, "say --data-blocks N")
+    fails(command("set-transaction-id", meta, "0", 2**64), 2, "NEW must be below 2^64")
 
 
 def test_what_cannot_be_opened_is_status_3(command: ThinmetaCommand, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Commands that do little start fast: they import little."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,12 @@ def test_a_listing_needs_no_dataclasses_and_no_parser_library(corpus: Corpus) ->
     meta = str(corpus["sequential"].meta)
     assert heavy(imported("ls", meta)) <= {"collections", "collections.abc"}
     assert heavy(imported("delta", meta, "0", "0")) <= {"collections", "collections.abc"}
+
+
+def test_a_change_needs_no_more_than_a_listing(corpus: Corpus, tmp_path: Path) -> None:
+    meta = str(shutil.copyfile(corpus["sequential"].meta, tmp_path / "meta.img"))
+    for words in (["snapshot", meta, "0", "7"], ["delete", "-n", meta, "0"]):
+        assert heavy(imported(*words)) <= {"collections", "collections.abc"}
 
 
 def test_import_thinmeta_imports_nothing_else() -> None:

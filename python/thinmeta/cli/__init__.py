@@ -17,7 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-COMMANDS = ("ls", "check", "dump", "delta", "extract")
+COMMANDS = (
+    "ls",
+    "check",
+    "dump",
+    "delta",
+    "extract",
+    "create",
+    "snapshot",
+    "delete",
+    "discard",
+    "grow",
+    "set-transaction-id",
+    "reserve-snapshot",
+    "release-snapshot",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +62,8 @@ def _run(words: list[str]) -> int:
     command = words[0] if words else ""
     if command in COMMANDS:
         # By name, so that only this command's module is loaded; B009 takes it for an attribute.
-        run = getattr(__import__(f"thinmeta.cli.{command}", fromlist=["run"]), "run")  # noqa: B009
+        module = f"thinmeta.cli.{command.replace('-', '_')}"
+        run = getattr(__import__(module, fromlist=["run"]), "run")  # noqa: B009
         status: int = run(words[1:])
         return status
     if command in ("--version", "-V"):

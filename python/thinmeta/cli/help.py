@@ -3,24 +3,39 @@
 HELP = """\
 Usage: thinmeta COMMAND [OPTION]... WORD...
 
-Looks into dm-thin pools (LVM thin pools, for example) without the kernel's help.
-These commands only read the pool; none of them can change it.
+Looks into dm-thin pools (LVM thin pools, for example) and changes them, without the
+kernel's help.
 
-Commands
+Commands that only read
   ls       list the volumes of a pool
   check    look for damage
   dump     write down everything the metadata says, as XML or JSON
   delta    show where two volumes differ, for example a volume and its snapshot
   extract  copy a volume's content out of a pool that is not running
 
+Commands that change a pool, each in one transaction: all of it happens, or nothing
+  create              make a thin device, or a new pool
+  snapshot            make a thin device with what another one has
+  delete              remove a thin device
+  discard             make a part of a thin device a hole again
+  grow                give a pool more data blocks or metadata blocks
+  set-transaction-id  set the number that LVM compares with its own
+  reserve-snapshot    make the pool hold a metadata snapshot (see below)
+  release-snapshot    let go of it
+
 'thinmeta COMMAND --help' explains one of them.
 
 Options of every command
   --json                    print JSON, sizes in bytes and in blocks
-  -m, --metadata-snapshot   read the pool's metadata snapshot (see below);
-      -mBLOCK, --metadata-snapshot=BLOCK takes the one at that metadata block
   -h, --help                print help
   -V, --version             print the version (without a command)
+
+Options of those that read
+  -m, --metadata-snapshot   read the pool's metadata snapshot (see below);
+      -mBLOCK, --metadata-snapshot=BLOCK takes the one at that metadata block
+
+Options of those that change
+  -n, --dry-run             say what would change, and change nothing
 
 In two minutes
   A thin pool keeps many volumes in one place. It consists of two devices: the
@@ -42,10 +57,13 @@ In two minutes
       dmsetup message POOL 0 reserve_metadata_snap
       thinmeta ls -m /dev/mapper/POOL_tmeta
       dmsetup message POOL 0 release_metadata_snap
+  A pool in use cannot be changed here. LVM has a book of its own about its pools:
+  docs/lvm.md tells what to mind before one is changed.
 
 Exit status
     0  all is well
-    1  something is wrong with the data: damage, not a pool, no such device or snapshot
+    1  something is wrong with the data: damage, not a pool, no such device or snapshot,
+       a device that is there already
     2  the command line is wrong
     3  it cannot be done: no such file, no permission, in use, no space, an I/O error
   130  interrupted (Ctrl-C)
@@ -55,4 +73,5 @@ Examples
   thinmeta ls pool_tmeta.img
   thinmeta check /dev/vg/pool_tmeta
   thinmeta delta pool_tmeta.img 1 2 --json
+  thinmeta delete --dry-run pool_tmeta.img 2
 """
