@@ -66,16 +66,27 @@ EVERY_CHANGE = [
     ["set-transaction-id", "META", "0", "5"],
     ["release-snapshot", "META"],
     ["reserve-snapshot", "META"],
+    ["edit", "META", "SCRIPT"],
 ]
+SCRIPT = """
+# a new origin for device 3
+{"op": "create_snapshot", "device_id": 8, "origin_id": 3}
+{"op": "delete", "device_id": 3}
+{"op": "remove_range", "device_id": 8, "begin": 0, "end": 9}
+{"op": "grow_metadata", "blocks": 4096}
+"""
 
 
 @pytest.mark.parametrize("words", EVERY_CHANGE, ids=" ".join)
 def test_a_dry_run_changes_nothing_and_tells_what_will_be(
-    command: ThinmetaCommand, copied: Copy, words: list[str]
+    command: ThinmetaCommand, copied: Copy, tmp_path: Path, words: list[str]
 ) -> None:
     # The other one holds a metadata snapshot, and there can be one only.
     meta = copied("pair-zeroing-1" if words[0] == "reserve-snapshot" else POOL)
-    line = [meta if word == "META" else word for word in words]
+    script = tmp_path / "script"
+    script.write_text(SCRIPT)
+    places = {"META": meta, "SCRIPT": script}
+    line = [places.get(word, word) for word in words]
     before = meta.read_bytes()
 
     dry = as_json(command(*line, "--json", "--dry-run"))
@@ -86,7 +97,7 @@ def test_a_dry_run_changes_nothing_and_tells_what_will_be(
 
     assert (dry.pop("dry_run"), wet.pop("dry_run")) == (True, False)
     # What becomes free is counted at the commit. Of one device it can be told before.
-    if words[0] == "release-snapshot":
+    if words[0] in ("release-snapshot", "edit"):
         for key in ("used_data_blocks", "used_data_bytes"):
             assert dry["after"].pop(key) is None
             assert wet["after"].pop(key) <= wet["before"][key]

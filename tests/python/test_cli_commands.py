@@ -21,6 +21,7 @@ CHANGING = [
     "set-transaction-id",
     "reserve-snapshot",
     "release-snapshot",
+    "edit",
 ]
 COMMANDS = [*READING, *CHANGING]
 
@@ -94,6 +95,7 @@ def test_wrong_usage_is_status_2(command: ThinmetaCommand, corpus: Corpus) -> No
     fails(command("discard", meta, "0", "0", "1K"), 2, "END must be a number")
     fails(command("grow", meta), 2, "say --data-blocks N")
     fails(command("set-transaction-id", meta, "0", 2**64), 2, "NEW must be below 2^64")
+    fails(command("edit", meta), 2, "SCRIPT is missing")
 
 
 def test_what_cannot_be_opened_is_status_3(command: ThinmetaCommand, tmp_path: Path) -> None:

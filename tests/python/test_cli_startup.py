@@ -83,7 +83,7 @@ def test_a_listing_needs_no_dataclasses_and_no_parser_library(corpus: Corpus) ->
 
 def test_a_change_needs_no_more_than_a_listing(corpus: Corpus, tmp_path: Path) -> None:
     meta = str(shutil.copyfile(corpus["sequential"].meta, tmp_path / "meta.img"))
-    for words in (["snapshot", meta, "0", "7"], ["delete", "-n", meta, "0"]):
+    for words in (["edit", "--help"], ["snapshot", meta, "0", "7"], ["delete", "-n", meta, "0"]):
         assert heavy(imported(*words)) <= {"collections", "collections.abc"}
 
 

@@ -31,6 +31,7 @@ COMMANDS = (
     "set-transaction-id",
     "reserve-snapshot",
     "release-snapshot",
+    "edit",
 )
 
 

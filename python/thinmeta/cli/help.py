@@ -22,6 +22,7 @@ Commands that change a pool, each in one transaction: all of it happens, or noth
   set-transaction-id  set the number that LVM compares with its own
   reserve-snapshot    make the pool hold a metadata snapshot (see below)
   release-snapshot    let go of it
+  edit                make many changes at once, from a file
 
 'thinmeta COMMAND --help' explains one of them.
 
@@ -63,7 +64,7 @@ In two minutes
 Exit status
     0  all is well
     1  something is wrong with the data: damage, not a pool, no such device or snapshot,
-       a device that is there already
+       a device that is there already, a line of a script
     2  the command line is wrong
     3  it cannot be done: no such file, no permission, in use, no space, an I/O error
   130  interrupted (Ctrl-C)
