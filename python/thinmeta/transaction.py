@@ -391,6 +391,21 @@ class PoolTransaction:
         return self._native.numbers()[2]
 
     @property
+    def data_blocks(self) -> int:
+        """Data blocks of the pool as of now."""
+        return self._native.sizes()[0]
+
+    @property
+    def used_data_blocks(self) -> int:
+        """Data blocks that have a reference now: what is in use after a commit."""
+        return self._native.sizes()[1]
+
+    @property
+    def metadata_blocks(self) -> int:
+        """Metadata blocks of the pool as of now."""
+        return self._native.sizes()[2]
+
+    @property
     def free_data_blocks(self) -> int:
         """Data blocks that can be allocated now: those freed since the last commit cannot."""
         return self._native.free_blocks()[0]

@@ -233,6 +233,11 @@ impl PoolTransaction {
         self.call(py, thin::PoolTransaction::numbers)
     }
 
+    /// Data blocks, those in use, and metadata blocks.
+    fn sizes(&self, py: Python<'_>) -> PyResult<(u64, u64, u64)> {
+        self.call(py, thin::PoolTransaction::sizes)
+    }
+
     /// Free blocks of data and of metadata, as the kernel counts them.
     fn free_blocks(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.call(py, thin::PoolTransaction::free_blocks)

@@ -147,11 +147,16 @@ def test_a_cache_that_makes_no_sense(corpus: Corpus) -> None:
         assert not pool.devices
 
 
-def test_writing_is_not_there_yet(pool: thinmeta.Pool) -> None:
-    with pytest.raises(thinmeta.UsageError, match="writing is not there yet: open the pool"):
-        thinmeta.open_pool(pool.path, mode="r+")  # type: ignore[arg-type]
-    with pytest.raises(thinmeta.UsageError, match="writing is not there yet: open the device"):
-        pool.devices[0].open(mode="r+")  # type: ignore[arg-type]
+def test_what_is_open_for_reading_is_not_written(pool: thinmeta.Pool) -> None:
+    with pytest.raises(thinmeta.UsageError, match="mode is 'w'"):
+        thinmeta.open_pool(pool.path, mode="w")  # type: ignore[arg-type]
+    with pytest.raises(thinmeta.UsageError, match="mode is 'a'"):
+        pool.devices[0].open(mode="a")  # type: ignore[call-overload]
+    assert (pool.mode, pool.state) == ("r", "read_only")
+    with pytest.raises(thinmeta.ReadOnlyError):
+        pool.transaction()
+    with pytest.raises(thinmeta.ReadOnlyError):
+        pool.devices[0].open(mode="r+")
     with pool.devices[0].open() as volume:
         assert not volume.writable()
         with pytest.raises(io.UnsupportedOperation):

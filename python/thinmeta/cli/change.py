@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, TypeAlias
 
-    from thinmeta import Run
     from thinmeta.cli.options import Option, Parsed
     from thinmeta.pool import Pool
     from thinmeta.transaction import PoolTransaction
@@ -35,7 +34,6 @@ __all__ = [
     "open_to_change",
     "parse_change",
     "print_outcome",
-    "used_without",
 ]
 
 METADATA_BLOCK_BYTES = 4096
@@ -93,10 +91,7 @@ class Outcome:
         return f"{text} ({human_bytes(blocks * self.block_bytes)})" if blocks > 0 else text
 
     def look_ahead(self, txn: PoolTransaction) -> None:
-        """Take the state at the end of a transaction that is not committed.
-
-        What it frees counts as free only after a commit, so blocks in use are not known.
-        """
+        """Take the state at the end of a transaction that is not committed."""
         ids = txn.device_ids()
         self.after = {
             **self.before,
@@ -104,6 +99,9 @@ class Outcome:
             "time": txn.time,
             "devices": len(ids),
             "mapped_blocks": sum(txn._native.device(each)[1] for each in ids),
+            "data_blocks": txn.data_blocks,
+            "used_data_blocks": txn.used_data_blocks,
+            "metadata_blocks": txn.metadata_blocks,
             "metadata_snapshot": txn.held_root or None,
         }
         self._compare(ids)
@@ -156,16 +154,12 @@ def open_to_change(path: str) -> Pool:
 def change(
     parsed: Parsed,
     work: Callable[[Pool, PoolTransaction], object],
-    *,
-    ahead: Callable[[Pool, PoolTransaction], State] | None = None,
 ) -> Outcome:
     """Do a command's work in one transaction; all of it or nothing.
 
     Args:
         parsed: The command line; META is its first word.
         work: Makes the changes.
-        ahead: Asked in a dry run, after the work, for what of the state afterwards a
-            transaction does not tell. The pool is as it was before.
     """
     path, dry_run = parsed.words[0], parsed.has("dry-run")
     with open_to_change(path) as pool:
@@ -177,8 +171,6 @@ def change(
                 work(pool, txn)
                 if dry_run:
                     outcome.look_ahead(txn)
-                    if ahead is not None:
-                        outcome.after.update(ahead(pool, txn))
                     txn.abort()
                 else:
                     committing = True
@@ -203,20 +195,6 @@ def _cut_off(path: str, size_bytes: int | None) -> None:
     """Take away what a file has beyond a size, while nobody else can use it."""
     if size_bytes is not None and os.stat(path).st_size > size_bytes:
         os.truncate(path, size_bytes)
-
-
-def used_without(pool: Pool, txn: PoolTransaction, runs: Iterable[Run]) -> State:
-    """How many data blocks are in use when the mappings of some runs are gone.
-
-    Nothing in a transaction tells it: what was freed counts as free after the commit.
-    """
-    used, counted_to = pool._native.data_space()[1], 0
-    for begin, end in sorted((run.data_begin, run.data_begin + run.length_blocks) for run in runs):
-        # Two runs may have blocks in common; they are freed once.
-        blocks = range(max(begin, counted_to), end)
-        used -= sum(not txn.data_count(block) for block in blocks)
-        counted_to = max(counted_to, end)
-    return {"used_data_blocks": used}
 
 
 def print_outcome(

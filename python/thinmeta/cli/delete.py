@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thinmeta.cli.change import change, parse_change, print_outcome, used_without
+from thinmeta.cli.change import change, parse_change, print_outcome
 from thinmeta.cli.options import Option, device_number
 from thinmeta.cli.output import write_text
 from thinmeta.report import count
@@ -34,11 +34,7 @@ def run(arguments: list[str]) -> int:
         write_text(HELP)
         return 0
     device_id = device_number(parsed.words[1], "ID")
-    outcome = change(
-        parsed,
-        lambda _, txn: txn.delete(device_id),
-        ahead=lambda pool, txn: used_without(pool, txn, pool.devices[device_id].runs()),
-    )
+    outcome = change(parsed, lambda _, txn: txn.delete(device_id))
     mappings = count(-outcome.more("mapped_blocks"), "mapping")
     print_outcome(
         parsed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thinmeta.cli.change import change, parse_change, print_outcome, used_without
+from thinmeta.cli.change import change, parse_change, print_outcome
 from thinmeta.cli.options import Option, device_number, size, whole_number
 from thinmeta.cli.output import write_text
 from thinmeta.errors import UsageError
@@ -10,7 +10,6 @@ from thinmeta.report import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from thinmeta.cli.change import State
     from thinmeta.pool import Pool
     from thinmeta.transaction import PoolTransaction
 
@@ -60,10 +59,7 @@ def run(arguments: list[str]) -> int:
             begin = min(-(-first // block_bytes), end)
         txn.remove_range(device_id, begin, end)
 
-    def ahead(pool: Pool, txn: PoolTransaction) -> State:
-        return used_without(pool, txn, pool.devices[device_id].runs(begin, end))
-
-    outcome = change(parsed, work, ahead=ahead)
+    outcome = change(parsed, work)
     mappings = -outcome.more("mapped_blocks")
     if mappings:
         text = (

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from thinmeta.cli.change import Outcome, State
+    from thinmeta.cli.change import Outcome
     from thinmeta.pool import Pool
     from thinmeta.transaction import PoolTransaction
 
@@ -73,16 +73,12 @@ def run(arguments: list[str]) -> int:
     word = parsed.words[1]
     name = "standard input" if word == "-" else word
     done: dict[str, int] = {}
-    ahead: State = {"used_data_blocks": None}
-
     with _open(word) as script:
 
         def work(_: Pool, txn: PoolTransaction) -> None:
-            operations, sizes = perform(script, name, txn)
-            done.update(operations)
-            ahead.update(sizes)
+            done.update(perform(script, name, txn))
 
-        outcome = change(parsed, work, ahead=lambda _, txn: ahead)
+        outcome = change(parsed, work)
     print_outcome(parsed, outcome, _account(done, outcome), {"script": word, "operations": done})
     return 0
 
@@ -107,7 +103,7 @@ def _account(done: dict[str, int], outcome: Outcome) -> str:
     lines = [f"{outcome.verb('made', 'make')} {changes}{': ' if each else ''}{each}"]
     for key, label in LABELS.items():
         before, after = outcome.before[key], outcome.after[key]
-        if before != after and not (key == "used_data_blocks" and after is None):
+        if before != after:
             lines.append(f"  {label}: {_number(before)} before, {_number(after)} after")
     return "\n".join(lines)
 

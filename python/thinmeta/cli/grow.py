@@ -10,7 +10,7 @@ from thinmeta.report import human_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from thinmeta.cli.change import Outcome, State
+    from thinmeta.cli.change import Outcome
     from thinmeta.pool import Pool
     from thinmeta.transaction import PoolTransaction
 
@@ -65,11 +65,7 @@ def run(arguments: list[str]) -> int:
         if data_blocks is not None:
             txn.grow_data(data_blocks)
 
-    def ahead(_: Pool, txn: PoolTransaction) -> State:
-        sizes = {"data_blocks": data_blocks, "metadata_blocks": metadata_blocks}
-        return {key: blocks for key, blocks in sizes.items() if blocks is not None}
-
-    outcome = change(parsed, work, ahead=ahead)
+    outcome = change(parsed, work)
     lines = []
     if metadata_blocks is not None:
         lines.append(_line(outcome, "metadata", METADATA_BLOCK_BYTES))

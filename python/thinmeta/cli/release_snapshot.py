@@ -34,16 +34,10 @@ def run(arguments: list[str]) -> int:
     if parsed.has("help"):
         write_text(HELP)
         return 0
-    outcome = change(
-        parsed,
-        lambda _, txn: txn.release_metadata_snapshot(),
-        ahead=lambda _, txn: {"used_data_blocks": None},
-    )
+    outcome = change(parsed, lambda _, txn: txn.release_metadata_snapshot())
     text = (
         f"{outcome.verb('released', 'release')} the metadata snapshot at block "
-        f"{outcome.before['metadata_snapshot']}"
+        f"{outcome.before['metadata_snapshot']}: {outcome.freed()}"
     )
-    if not outcome.dry_run:
-        text += f": {outcome.freed()}"
     print_outcome(parsed, outcome, text)
     return 0

@@ -40,13 +40,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-#: Those after which there are so many blocks.
-GROWING = {"grow_data": "data_blocks", "grow_metadata": "metadata_blocks"}
-
-
-def perform(
-    script: BinaryIO, name: str, txn: PoolTransaction
-) -> tuple[dict[str, int], dict[str, int | None]]:
+def perform(script: BinaryIO, name: str, txn: PoolTransaction) -> dict[str, int]:
     """Do what a script says, in a transaction that is committed or not by the caller.
 
     Args:
@@ -55,15 +49,13 @@ def perform(
         txn: Where to make the changes.
 
     Returns:
-        How often each operation was done, those that were; and how many blocks there
-        are afterwards, if they became more.
+        How often each operation was done, those that were.
 
     Raises:
         LineError: Something about a line; its cause is what.
         OSError: The script cannot be read.
     """
     done: dict[str, int] = {}
-    sizes: dict[str, int | None] = {}
     for number, line in _lines(script, name):
         try:
             operation = read_operation(line)
@@ -74,9 +66,7 @@ def perform(
         except Exception as error:
             raise LineError(f"{name}: line {number}") from error
         done[method] = done.get(method, 0) + 1
-        if method in GROWING:
-            sizes[GROWING[method]] = fields["blocks"]
-    return done, sizes
+    return done
 
 
 def _lines(script: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:

@@ -298,6 +298,20 @@ impl PoolTransaction {
         self.look(|work, txn| Ok(free_blocks(work, txn)))
     }
 
+    /// Data blocks, those of them that have a reference now (reservations are none),
+    /// and metadata blocks. What was freed counts, though it is not used again
+    /// before the commit.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it has ended.
+    pub fn sizes(&self) -> Result<(u64, u64, u64)> {
+        self.look(|work, txn| {
+            let reserved = work.reservations.len() as u64;
+            let used = work.map.root().nr_allocated.get().saturating_sub(reserved);
+            Ok((work.map.nr_blocks(), used, txn.nr_blocks()))
+        })
+    }
+
     /// Makes all changes durable, at once. It has ended then, whatever happens:
     /// what fails has been rolled back.
     ///
