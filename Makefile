@@ -13,6 +13,8 @@ HOSTILE_CASES ?= 100000
 FUZZ_SECONDS ?= 60
 CRASH_IMAGES ?= 100000
 CRASH_SEED ?= 1
+HISTORIES ?= 2000
+HISTORY_SEED ?= 1
 
 BIN := .venv/bin
 # What runs inside the environment; maturin finds the interpreter and zig by it.
@@ -63,7 +65,7 @@ $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -t
 # ---- what people ask for ----
 
 .PHONY: help demo test check test-rust test-python build wheel sdist check-wheel stubs \
-	bench peers fuzz hostile crash crash-can-fail interleave lock clean
+	bench peers fuzz hostile crash crash-can-fail histories interleave lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,6 +124,12 @@ hostile: $(DEV_ENV) $(NATIVE) ## the tests on damaged images with HOSTILE_CASES 
 crash: ## the crash tests with CRASH_IMAGES (100000) images from CRASH_SEED (1) on; a minute or two
 	@THINMETA_CRASH_IMAGES=$(CRASH_IMAGES) THINMETA_CRASH_SEED=$(CRASH_SEED) \
 	    cargo test --release $(LOCKED) --test core crash:: -- --nocapture
+
+histories: $(DEV_ENV) $(NATIVE) ## HISTORIES (2000) random histories of pools from HISTORY_SEED (1) on; long
+	@THINMETA_HISTORIES=$(HISTORIES) THINMETA_HISTORY_SEED=$(HISTORY_SEED) \
+	    $(BIN)/python -m pytest -q tests/python/test_pool_histories.py
+	@THINMETA_POOL_HISTORIES=$(HISTORIES) THINMETA_POOL_SEED=$(HISTORY_SEED) \
+	    cargo test --release $(LOCKED) --test core pool::random
 
 interleave: ## the block manager's locks under 24000 interleavings of threads; a minute or two
 	@RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/shuttle \

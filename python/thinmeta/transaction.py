@@ -183,6 +183,10 @@ class PoolTransaction:
         The mapping takes a reference of its own on the data block, or the one that
         :meth:`allocate_data` has reserved. What was mapped there loses one.
 
+        A block that another mapping has is for that to be removed before the commit, as
+        when a block moves: whoever writes to either, the kernel for one, takes a mapping
+        of this transaction for the only one, and writes in its place.
+
         Raises:
             NoSuchDeviceError: There is no such device.
             UsageError: A block past the end of either device, or a data block that was

@@ -88,3 +88,30 @@ class ThinTools:
         done.check_returncode()
         rows = (map(int, line.split()) for line in done.stdout.splitlines() if line.strip())
         return {device: (exclusive, shared) for device, exclusive, shared in rows}
+
+
+class NewerTools:
+    """The newer generation of the tools, where `make peers` or ``.ci/run`` has put it."""
+
+    def __init__(self, program: Path) -> None:
+        self.program = program
+
+    def run(self, tool: str, *args: str | Path) -> subprocess.CompletedProcess[bytes]:
+        words: list[str | Path] = [self.program, tool, *args]
+        return subprocess.run(words, capture_output=True, check=False)
+
+    def dump(self, image: Path, *options: str) -> bytes:
+        done = self.run("thin_dump", *options, image)
+        done.check_returncode()
+        return done.stdout
+
+
+def newer_tools() -> NewerTools | None:
+    """``None`` where they are not at hand; where oracles are required they have to be."""
+    root = Path(__file__).resolve().parents[2]
+    program = Path(os.environ.get("THINMETA_PEERS", root / ".peers")) / "bin" / "pdata_tools"
+    if program.exists():
+        return NewerTools(program)
+    if REQUIRED:
+        pytest.fail(f"{program} is not there: `make peers`; and THINMETA_ORACLES=require")
+    return None

@@ -12,7 +12,7 @@ use crate::thin::{Mapping, MappingValue};
 use crate::transaction::Transaction;
 
 /// Mappings of a batch that are sorted at once: 32 bytes each.
-const MOST_ROWS: usize = 1 << 20;
+const MOST_ROWS: usize = 1 << 19;
 
 /// Where a batch comes from: fills the two columns with the rows of a range.
 pub type Rows<'r> = &'r mut dyn FnMut(Range<usize>, &mut Vec<u64>, &mut Vec<u64>) -> Result<()>;
