@@ -8,7 +8,6 @@ of 64-bit integers before a clock is started: what an engine has to make of them
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
@@ -19,11 +18,11 @@ from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any
 
 from engine.engines import KNOWN, Engine
+from serve import Answer, only_answers, serve, tell, timed
 
-Answer: TypeAlias = dict[str, Any]
 MASK = (1 << 64) - 1
 COUNTING_SECONDS = 0.5  # of a window in which a thread's speed is taken
 
@@ -154,12 +153,6 @@ class Committer(threading.Thread):
             self.begun.set()
 
 
-def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    cpu, start = time.process_time(), time.perf_counter()
-    result = call()
-    return result, {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
-
-
 def none_of(keys: Sequence[Any]) -> None:
     for _key in keys:
         pass
@@ -183,32 +176,18 @@ def counted() -> float:
 REQUESTS = ("fresh", "insert", "lookup", "lookup_many", "scan", "digest", "beside", "call")
 
 
-def answer(session: Session, words: list[str]) -> Answer:
-    if words[0] not in REQUESTS:
-        return {"error": f"cannot {words[0]}"}
-    try:
-        result: Answer = getattr(session, words[0])(*words[1:])
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
-    return result
-
-
 def main() -> None:
-    # Whatever else is printed must not mix with the answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    answers = only_answers()
     name, folder = sys.argv[1:]
     os.makedirs(folder, exist_ok=True)
     os.chdir(folder)
     try:
         engine = KNOWN[name]()
     except (ImportError, AttributeError) as error:
-        answers.write(json.dumps({"error": str(error)}) + "\n")
+        tell(answers, {"error": str(error)})
         return
-    answers.write(json.dumps({"version": engine.version}) + "\n")
-    session = Session(engine)
-    for line in sys.stdin:
-        answers.write(json.dumps(answer(session, line.split())) + "\n")
+    tell(answers, {"version": engine.version})
+    serve(answers, Session(engine), REQUESTS)
     engine.close()
 
 
