@@ -92,6 +92,17 @@ ENGINE_SHADOWS = Bar(2, None, "x", more=False)
 ENGINE_BESIDE = Bar(90, None, "%", more=True)
 ENGINE_MEMORY = Bar(110, 80, "MiB", more=False)
 
+# Pools that are written.
+POOL_INSERT = Bar(1.5, None, "M/s", more=True)
+POOL_MEMORY = Bar(110, None, "MiB", more=False)
+POOL_DELETE = Bar(0.5, None, "s", more=False)
+POOL_REMOVE = Bar(5, None, "M/s", more=True)
+POOL_SNAPSHOT = Bar(1, None, "ms", more=False)
+POOL_SAME = Bar(2, None, "x", more=False)
+POOL_WRITE = Bar(50, None, "%", more=True)
+POOL_WRITE_EACH = Bar(30, None, "%", more=True)
+POOL_COMMITS = faster(0.7)
+
 
 @dataclass
 class Row:

@@ -15,6 +15,7 @@ from engine.group import engine
 from measure import Cell, Launcher, Runner, Sample, in_turn, paired, read_whole
 from peers import Peer, Thinmeta
 from pools import Pool
+from writing.group import writing
 
 OURS = "thinmeta"
 CALL = "thinmeta call"
@@ -394,4 +395,5 @@ GROUPS: dict[str, tuple[Callable[[Bench], list[Row]], frozenset[str]]] = {
     "find": (find, frozenset({"S"})),
     "volume": (volume, frozenset({"V"})),
     "engine": (engine, frozenset()),
+    "pools": (writing, frozenset()),
 }

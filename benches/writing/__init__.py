@@ -1,0 +1,1 @@
+"""Writing pools: see ../README.md."""
