@@ -15,6 +15,10 @@ CRASH_IMAGES ?= 100000
 CRASH_SEED ?= 1
 HISTORIES ?= 2000
 HISTORY_SEED ?= 1
+KERNEL ?= linux.uml
+KERNEL_MODULES ?=
+KERNEL_ROUNDS ?= 100
+KERNEL_SEED ?= 1
 
 BIN := .venv/bin
 # What runs inside the environment; maturin finds the interpreter and zig by it.
@@ -65,7 +69,7 @@ $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -t
 # ---- what people ask for ----
 
 .PHONY: help demo test check test-rust test-python build wheel sdist check-wheel stubs \
-	bench peers fuzz hostile crash crash-can-fail histories interleave lock clean
+	bench peers fuzz hostile crash crash-can-fail histories kernel interleave lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,7 +94,7 @@ check: $(DEV_ENV) $(NATIVE) ## lints and types alone
 test-rust: ## cargo test (needs no Python)
 	@cargo test --quiet $(LOCKED)
 
-test-python: $(DEV_ENV) $(NATIVE) ## pytest, on the editable release build
+test-python: $(DEV_ENV) $(NATIVE) ## pytest, on the editable release build; some tests in a real kernel
 	@$(BIN)/python -m pytest --quiet
 
 build: $(NATIVE) ## .venv with thinmeta in it, the native module in release mode
@@ -130,6 +134,11 @@ histories: $(DEV_ENV) $(NATIVE) ## HISTORIES (2000) random histories of pools fr
 	    $(BIN)/python -m pytest -q tests/python/test_pool_histories.py
 	@THINMETA_POOL_HISTORIES=$(HISTORIES) THINMETA_POOL_SEED=$(HISTORY_SEED) \
 	    cargo test --release $(LOCKED) --test core pool::random
+
+kernel: $(DEV_ENV) $(NATIVE) ## pools to the real kernel and back, KERNEL_ROUNDS (100) times from KERNEL_SEED (1); minutes
+	@THINMETA_KERNEL="$(KERNEL)" THINMETA_KERNEL_MODULES="$(KERNEL_MODULES)" \
+	    THINMETA_KERNEL_ROUNDS=$(KERNEL_ROUNDS) THINMETA_KERNEL_SEED=$(KERNEL_SEED) \
+	    THINMETA_ORACLES=require $(BIN)/python -m pytest --verbose tests/kernel
 
 interleave: ## the block manager's locks under 24000 interleavings of threads; a minute or two
 	@RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=target/shuttle \
