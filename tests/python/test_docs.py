@@ -196,8 +196,16 @@ def has_rust_test(path: str) -> bool:
     return any(re.search(TEST_ATTRIBUTE, file.read_text()) for file, inside in whole if not inside)
 
 
+def python_file(name: str) -> Path | None:
+    found = (REPOSITORY / "tests" / folder / name for folder in ("python", "kernel"))
+    return next((file for file in found if file.is_file()), None)
+
+
 def has_python_test(file: str, name: str) -> bool:
-    text = (REPOSITORY / "tests" / "python" / file).read_text()
+    path = python_file(file)
+    if path is None:
+        return False
+    text = path.read_text()
     if name.startswith("test_"):
         return re.search(rf"^def {name}\(", text, re.MULTILINE) is not None
     # A model, which pytest runs under another name.
@@ -215,7 +223,7 @@ def is_there(named: str) -> bool:
         return re.search(rf"^{target}:", makefile, re.MULTILINE) is not None
     if "=" in named:
         return True  # flags for the compiler
-    return (REPOSITORY / named).exists() or (REPOSITORY / "tests" / "python" / named).is_file()
+    return (REPOSITORY / named).exists() or python_file(named) is not None
 
 
 def laws() -> list[tuple[str, list[str]]]:
