@@ -347,8 +347,8 @@ impl State {
     pub(super) fn note_space<T>(&mut self, answer: &Result<T>) {
         match answer {
             Err(Error::NoSpace { space: "data", .. }) => self.out_of_data = true,
-            Ok(_) => self.out_of_data = false,
-            Err(_) => {}
+            Ok(_) if self.work.map.nr_free() > 0 => self.out_of_data = false,
+            _ => {}
         }
     }
 }
