@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The main job of thinmeta on a real pool: list, check, compare, extract, prove.
+"""The main job of thinmeta on a real pool: list, check, compare, extract, prove, change.
 
     make demo
 
 The pool in examples/pool was written by a Linux kernel. What the kernel read from its
-volumes is recorded below, and the demo compares with that. It ends with the engine
-below, as a store of one's own: a process is killed in the middle of a transaction.
+volumes is recorded below, and the demo compares with that. Then the pool is changed. It ends
+with the engine below, as a store of one's own: a process is killed in the middle of a
+transaction.
 """
 
 import array
@@ -102,8 +103,41 @@ def demo(folder: Path) -> None:
     with thinmeta.open_pool(folder / "metadata.img", data=folder / "data.img") as pool:
         with pool.devices[3].open(size_bytes=SIZE_BYTES) as volume:
             prove("volume 3, read in Python", hashlib.file_digest(volume, "sha256").hexdigest(), 3)
+    change_demo(folder)
     store_demo(folder)
     print()
+
+
+CHANGE = """\
+with thinmeta.open_pool("metadata.img", mode="r+", data="data.img") as pool:
+    with pool.transaction() as txn:  # all of it, or nothing
+        txn.create_snapshot(7, origin_id=3)
+    with pool.devices[7].open(mode="r+", size_bytes=SIZE_BYTES) as volume:
+        volume.seek(5 << 20)
+        volume.write(b"written without a kernel")
+"""
+
+
+def change_demo(folder: Path) -> None:
+    """Take a snapshot and write to it."""
+    tell("""A pool can be changed, too, as the kernel would. Take a snapshot of volume 3, and
+        write to it. What the two share stays where it is; the block that is written goes to
+        a new place first, and the metadata point to it when it is durable.""")
+    print(textwrap.indent(CHANGE, "    "))
+    program = f"import thinmeta\nSIZE_BYTES = {SIZE_BYTES}\n{CHANGE}"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
+    tell("""What has changed? One block; and volume 3 is what it was:""")
+    run("delta", "metadata.img", "3", "7", cwd=folder)
+    with thinmeta.open_pool(folder / "metadata.img", data=folder / "data.img") as pool:
+        with pool.devices[3].open(size_bytes=SIZE_BYTES) as volume:
+            prove("volume 3, afterwards", hashlib.file_digest(volume, "sha256").hexdigest(), 3)
+        with pool.devices[7].open(size_bytes=SIZE_BYTES) as volume:
+            volume.seek(5 << 20)
+            found = volume.read(24)
+        print(f"    {'volume 7, what was written:':<36}{found.decode()}\n")
+        if found != b"written without a kernel":
+            sys.exit("    Something else. This is a bug in thinmeta: please report it.")
+    run("check", "metadata.img", cwd=folder)
 
 
 def store_demo(folder: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import thinmeta
 from corpus import Corpus
-from oracles import find, require_module
+from oracles import ThinTools, find, require_module
 from thinmeta.engine import Store
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
@@ -40,8 +41,9 @@ def ext4_pool(tmp_path: Path) -> tuple[Path, Path]:
 def test_the_demo_proves_what_it_says(corpus: Corpus) -> None:
     out = run("demo.py")
 
-    assert out.count("They are the same.") == 2
-    assert out.count("$ thinmeta ") == 5
+    assert out.count("They are the same.") == 3
+    assert out.count("$ thinmeta ") == 7
+    assert re.search(r"volume 7, what was written: +written without a kernel", out)
     assert out.count(corpus["pair-zeroing-2"].facts["kernel_reported"]["contents"]["0"]) == 3
     written = re.search(r"([\d,]+) blocks of the file were written before it died", out)
     assert written is not None and int(written[1].replace(",", "")) > 100
@@ -88,13 +90,31 @@ def test_the_ext4_volume_is_a_sound_file_system(
     e2fsck = find("e2fsck")
     if e2fsck is None:
         pytest.skip("e2fsck is not installed")
-    import thinmeta
-
     whole = tmp_path / "fs.img"
     with thinmeta.open_pool(ext4_pool[0], data=ext4_pool[1]) as pool:
         with pool.devices[1].open(size_bytes=8 << 20) as volume:
             whole.write_bytes(volume.read())
     subprocess.run([e2fsck, "-f", "-n", os.fspath(whole)], check=True, capture_output=True)
+
+
+def test_a_pool_is_made_of_disk_images(tmp_path: Path, thin_tools: ThinTools) -> None:
+    one = b"a" * 70_000 + bytes(200_000) + b"b" * 65_536 + bytes(10)
+    two = bytes(1 << 20) + b"c"
+    for name, content in (("one", one), ("two", two)):
+        (tmp_path / name).write_bytes(content)
+    pool = tmp_path / "meta", tmp_path / "data"
+    out = run("import_images.py", *pool, tmp_path / "one", tmp_path / "two")
+
+    assert out.splitlines() == [
+        "one: volume 1, 4 blocks, snapshot 1001",
+        "two: volume 2, 1 blocks, snapshot 1002",
+    ]
+    assert thin_tools.check(pool[0]) == 0
+    with thinmeta.open_pool(pool[0], data=pool[1]) as opened:
+        assert list(opened.devices) == [1, 2, 1001, 1002]
+        for device_id, content in ((1, one), (2, two), (1001, one), (1002, two)):
+            with opened.devices[device_id].open(size_bytes=len(content)) as volume:
+                assert volume.readall() == content
 
 
 def test_a_store_keeps_what_each_run_found(tmp_path: Path) -> None:
