@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from thinmeta import errors
     from thinmeta._core import BlockMapping, Run, __version__
     from thinmeta.delta import Delta
+    from thinmeta.devices import Devices, ThinDevice
     from thinmeta.errors import (
         AbortedError,
         AlreadyFormattedError,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
         WrongBaseError,
     )
     from thinmeta.mappings import BlockMappings, Mappings
-    from thinmeta.pool import Devices, Pool, ThinDevice, open_pool
+    from thinmeta.pool import Pool, open_pool
     from thinmeta.tools import check, dump
     from thinmeta.transaction import PoolTransaction
     from thinmeta.types import (
@@ -114,7 +115,8 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "_core": "BlockMapping Run __version__",
         "delta": "Delta",
         "mappings": "BlockMappings Mappings",
-        "pool": "Devices Pool ThinDevice open_pool",
+        "devices": "Devices ThinDevice",
+        "pool": "Pool open_pool",
         "tools": "check dump",
         "transaction": "PoolTransaction",
         "types": (

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 from thinmeta.arguments import MAX_U64, number
+from thinmeta.ending import Ending
 from thinmeta.errors import NoSuchDeviceError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
-    from typing import Any, Self
 
     from thinmeta import _core
     from thinmeta._core import BlockMapping
@@ -42,7 +39,7 @@ def _existing(device_id: object) -> int:
     return found
 
 
-class PoolTransaction:
+class PoolTransaction(Ending):
     """A change of a pool, all of it or nothing; made by :meth:`Pool.transaction`.
 
     As a context manager it commits when the block is left quietly, and rolls back when
@@ -59,7 +56,9 @@ class PoolTransaction:
     ``Superblock.data_block_size_bytes``, metadata blocks of 4096 bytes.
     """
 
-    __slots__ = ("__weakref__", "_before_commit", "_native", "_pool")
+    __slots__ = ("_before_commit", "_pool")
+
+    _native: _core.PoolTransaction
 
     def __init__(
         self,
@@ -71,47 +70,9 @@ class PoolTransaction:
         self._native = native
         self._before_commit = before_commit
 
-    def __enter__(self) -> Self:
-        if self.ended:
-            raise UsageError("the transaction has ended")
-        return self
-
-    def __exit__(
-        self,
-        raised: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.ended:
-            return
-        if raised is None:
-            self.commit()
-            return
-        try:
-            self._native.abort()
-        except Exception as failure:
-            # What the block raised is what went wrong first.
-            if value is not None:
-                value.add_note(f"rolling the transaction back failed too: {failure}")
-
-    def __del__(self, _warn: Any = warnings.warn) -> None:
-        native = getattr(self, "_native", None)
-        if native is not None and not native.ended:
-            _warn(
-                f"a transaction was neither committed nor rolled back: {self!r}",
-                ResourceWarning,
-                source=self,
-            )
-            native.abort()
-
     def __repr__(self) -> str:
         ended = " ended" if self.ended else ""
         return f"<thinmeta.PoolTransaction of {self._pool.path!r}{ended}>"
-
-    @property
-    def ended(self) -> bool:
-        """Whether it was committed or rolled back, or its pool closed."""
-        return self._native.ended
 
     def commit(self) -> None:
         """Make all changes durable, at once, and end the transaction.
@@ -133,14 +94,6 @@ class PoolTransaction:
                 self._native.abort()
                 raise
         self._native.commit()
-
-    def abort(self) -> None:
-        """Take all changes back and end the transaction.
-
-        Raises:
-            UsageError: The transaction has ended.
-        """
-        self._native.abort()
 
     def create_thin(self, device_id: int) -> None:
         """Make a thin device without mappings.

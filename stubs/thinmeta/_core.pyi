@@ -226,7 +226,7 @@ class PoolTransaction:
 
 @disjoint_base
 class ThinDevice:
-    """Subclassed in :mod:`thinmeta.pool`, which adds ``open``."""
+    """Subclassed in :mod:`thinmeta.devices`, which adds ``open``."""
 
     def __new__(cls, pool: Pool, device_id: int) -> Self: ...
     @property

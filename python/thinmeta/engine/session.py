@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 from thinmeta.arguments import MAX_U64, number
+from thinmeta.ending import Ending
 from thinmeta.engine.tree import BTree
 from thinmeta.errors import UsageError
 
@@ -45,7 +44,7 @@ def size(size_bytes: int) -> int:
     return size_bytes
 
 
-class StoreTransaction:
+class StoreTransaction(Ending):
     """A change of a store, all of it or nothing; made by :meth:`Store.transaction`.
 
     As a context manager it commits when the block is left quietly, and rolls back when
@@ -57,53 +56,17 @@ class StoreTransaction:
     told beforehand, such as a value of the wrong size, leaves no trace.
     """
 
-    __slots__ = ("__weakref__", "_native", "_store")
+    __slots__ = ("_store",)
+
+    _native: _core.StoreTransaction
 
     def __init__(self, store: Store, native: _core.StoreTransaction) -> None:
         self._store = store
         self._native = native
 
-    def __enter__(self) -> Self:
-        if self.ended:
-            raise UsageError("the transaction has ended")
-        return self
-
-    def __exit__(
-        self,
-        raised: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._native.ended:
-            return
-        if raised is None:
-            self._native.commit()
-            return
-        try:
-            self._native.abort()
-        except Exception as failure:
-            # What the block raised is what went wrong first.
-            if value is not None:
-                value.add_note(f"rolling the transaction back failed too: {failure}")
-
-    def __del__(self, _warn: Any = warnings.warn) -> None:
-        native = getattr(self, "_native", None)
-        if native is not None and not native.ended:
-            _warn(
-                f"a transaction was neither committed nor rolled back: {self!r}",
-                ResourceWarning,
-                source=self,
-            )
-            native.abort()
-
     def __repr__(self) -> str:
         ended = " ended" if self.ended else ""
         return f"<thinmeta.engine.StoreTransaction of {self._store.path!r}{ended}>"
-
-    @property
-    def ended(self) -> bool:
-        """Whether it was committed or rolled back."""
-        return self._native.ended
 
     if TYPE_CHECKING:
 
@@ -179,14 +142,6 @@ class StoreTransaction:
             UsageError: The transaction has ended.
         """
         self._native.commit()
-
-    def abort(self) -> None:
-        """Take all changes back and end the transaction.
-
-        Raises:
-            UsageError: The transaction has ended.
-        """
-        self._native.abort()
 
 
 class StoreView:
