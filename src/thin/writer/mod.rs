@@ -12,6 +12,7 @@ mod grow;
 mod held_root;
 mod holds;
 mod mappings;
+mod placing;
 mod refs;
 mod transaction;
 mod volume;
