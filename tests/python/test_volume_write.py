@@ -371,6 +371,29 @@ def test_a_deleted_device_is_written_no_more(pool: thinmeta.Pool) -> None:
     volume.close()
 
 
+def test_an_external_origin_cannot_use_the_pool_that_reads_it(pool: thinmeta.Pool) -> None:
+    """It may be anybody's code, and runs in the middle of a call: no deadlock."""
+    asked: list[object] = []
+
+    class Origin(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            for use in (pool.transaction, other.flush, lambda: other.write(b"x")):
+                with pytest.raises(thinmeta.UsageError, match="external origin"):
+                    use()
+                asked.append(use)
+            assert pool.devices[1].mapped_blocks == 0, "the last commit can be read"
+            return super().read(size)
+
+    other = pool.devices[1].open(mode="r+", size_bytes=SIZE)
+    origin = Origin(b"o" * SIZE)
+    with pool.devices[1].open(mode="r+", size_bytes=SIZE, external_origin=origin) as volume:
+        volume.write(b"x")
+        volume.seek(0)
+        assert volume.read(3) == b"xoo"
+    assert asked
+    other.close()
+
+
 def test_threads_write_their_own_volumes(pool: thinmeta.Pool) -> None:
     with pool.transaction() as txn:
         for device_id in (2, 3, 4):

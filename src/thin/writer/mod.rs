@@ -21,6 +21,7 @@ mod work;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 pub use create::CreateOptions;
 pub use devices::MAX_DEVICE_ID;
@@ -113,6 +114,8 @@ pub struct PoolWriter {
     /// Bytes in a data block, which never change.
     data_block_bytes: u64,
     state: Mutex<State>,
+    /// Who reads an external origin with the state locked: that may be anybody's code.
+    origin_reader: Mutex<Option<ThreadId>>,
     /// The last commit, to be read; or why nothing can be. Held for a few instructions,
     /// so that readers never wait for a change.
     current: Mutex<Result<Arc<Pool>, String>>,
@@ -200,6 +203,7 @@ impl PoolWriter {
                 data_written: false,
                 closed: false,
             }),
+            origin_reader: Mutex::new(None),
             current: Mutex::new(Ok(current)),
             generation: Arc::default(),
         })
@@ -210,7 +214,7 @@ impl PoolWriter {
     /// # Errors
     /// [`Error::Usage`] in the state [`PoolState::Failed`].
     pub fn current(&self) -> Result<Arc<Pool>> {
-        match &*self.current.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*lock_plain(&self.current) {
             Ok(pool) => Ok(Arc::clone(pool)),
             Err(reason) => Err(failed(reason)),
         }
@@ -225,7 +229,10 @@ impl PoolWriter {
     /// What the pool allows.
     #[must_use]
     pub fn state(&self) -> PoolState {
-        let state = self.lock();
+        let Ok(state) = self.lock() else {
+            // Something of it is just being written.
+            return PoolState::Write;
+        };
         match &state.mode {
             Mode::Failed(_) => PoolState::Failed,
             Mode::ReadOnly(_) => PoolState::ReadOnly,
@@ -242,7 +249,7 @@ impl PoolWriter {
     /// [`Error::Usage`] while another is open, or while volumes have changes that
     /// are not committed; [`Error::ReadOnly`].
     pub fn transaction(self: &Arc<Self>) -> Result<PoolTransaction> {
-        let mut state = self.lock();
+        let mut state = self.lock()?;
         self.check_writable(&state)?;
         match state.mutator {
             Mutator::None => {}
@@ -268,7 +275,7 @@ impl PoolWriter {
     /// # Errors
     /// What the commit says.
     pub fn close(&self) -> Result<()> {
-        let mut state = self.lock();
+        let mut state = self.lock()?;
         if state.closed {
             return Ok(());
         }
@@ -307,16 +314,35 @@ impl PoolWriter {
                 Ok(Arc::new(Pool::at_commit(&self.manager, data, superblock)))
             }
         };
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock_plain(&self.current);
         let before = std::mem::replace(&mut *current, shown);
         drop(current);
         drop(before);
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The state, unless this thread has it already: whoever is asked for an external
+    /// origin's bytes in the middle of a call cannot make another one.
+    fn lock(&self) -> Result<MutexGuard<'_, State>> {
+        let reader = *lock_plain(&self.origin_reader);
+        if reader == Some(thread::current().id()) {
+            let text = "an external origin cannot use the pool while it is read for a volume of it";
+            return Err(Error::usage(text));
+        }
+        Ok(lock_plain(&self.state))
     }
+
+    /// Runs `read` on an external origin, with the state locked.
+    fn reading_origin<T>(&self, read: impl FnOnce() -> T) -> T {
+        *lock_plain(&self.origin_reader) = Some(thread::current().id());
+        let answer = read();
+        *lock_plain(&self.origin_reader) = None;
+        answer
+    }
+}
+
+fn lock_plain<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(reason: &str) -> Error {

@@ -41,14 +41,14 @@ impl PoolTransaction {
     }
 
     fn change<T>(&self, work: impl FnOnce(&mut Work, &mut Transaction) -> Result<T>) -> Result<T> {
-        let mut state = self.writer.lock();
+        let mut state = self.writer.lock()?;
         self.check(&state)?;
         let own = &mut state.work;
         self.writer.manager.change(|txn| work(own, txn))
     }
 
     fn look<T>(&self, look: impl FnOnce(&Work, &Transaction) -> Result<T>) -> Result<T> {
-        let state = self.writer.lock();
+        let state = self.writer.lock()?;
         self.check(&state)?;
         self.writer.manager.look(|txn| look(&state.work, txn))
     }
@@ -56,7 +56,8 @@ impl PoolTransaction {
     /// Whether it was committed or rolled back.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.check(&self.writer.lock()).is_err()
+        let state = self.writer.lock();
+        !state.is_ok_and(|state| self.check(&state).is_ok())
     }
 
     /// Makes a device without mappings.
@@ -111,7 +112,7 @@ impl PoolTransaction {
     /// # Errors
     /// [`Error::NoSpace`].
     pub fn allocate_data(&self) -> Result<u64> {
-        let mut state = self.writer.lock();
+        let mut state = self.writer.lock()?;
         self.check(&state)?;
         let own = &mut state.work;
         let answer = self.writer.manager.change(|txn| own.allocate_data(txn));
@@ -319,7 +320,7 @@ impl PoolTransaction {
     /// [`Error::CommitFailed`], [`Error::NoSpace`], [`Error::Aborted`] after a
     /// change that failed half-way.
     pub fn commit(&self) -> Result<()> {
-        let mut state = self.writer.lock();
+        let mut state = self.writer.lock()?;
         self.check(&state)?;
         state.mutator = Mutator::None;
         if let Some(cause) = self.writer.manager.aborted() {
@@ -335,7 +336,7 @@ impl PoolTransaction {
     /// [`Error::Usage`] when it has ended; what reading the last commit says, after
     /// which the pool has failed.
     pub fn abort(&self) -> Result<()> {
-        let mut state = self.writer.lock();
+        let mut state = self.writer.lock()?;
         self.check(&state)?;
         state.mutator = Mutator::None;
         self.writer.roll_back(&mut state)

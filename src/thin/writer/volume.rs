@@ -34,7 +34,7 @@ impl WritableVolume {
     /// [`Error::NoSuchDevice`]; [`Error::Usage`] without a data device;
     /// [`Error::ReadOnly`].
     pub fn open(writer: &Arc<PoolWriter>, id: u64, options: VolumeOptions) -> Result<Self> {
-        writer.check_writable(&writer.lock())?;
+        writer.check_writable(&*writer.lock()?)?;
         let device = writer.current()?.device_by_id(id)?;
         let known = Volume::new(&device, options.clone())?;
         Ok(Self {
@@ -88,7 +88,7 @@ impl WritableVolume {
     /// # Errors
     /// [`Error::NoSuchDevice`], [`Error::Damaged`], [`Error::Io`].
     pub fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> Result<usize> {
-        let state = self.writer.lock();
+        let state = self.writer.lock()?;
         if state.closed {
             return Err(Error::usage("the pool is closed"));
         }
@@ -126,7 +126,9 @@ impl WritableVolume {
         let (from_origin, past) = to.split_at_mut(there);
         past.fill(0);
         match origin {
-            Some(origin) if !from_origin.is_empty() => origin.read_exact_at(from_origin, at),
+            Some(origin) if !from_origin.is_empty() => self
+                .writer
+                .reading_origin(|| origin.read_exact_at(from_origin, at)),
             _ => Ok(()),
         }
     }
@@ -196,7 +198,7 @@ impl WritableVolume {
 
     /// The pool, for a volume's change.
     fn begin(&self) -> Result<std::sync::MutexGuard<'_, State>> {
-        let state = self.writer.lock();
+        let state = self.writer.lock()?;
         self.writer.check_writable(&state)?;
         if let Mutator::Transaction(_) = state.mutator {
             let text = "the pool has a transaction open: a volume cannot be changed meanwhile";
@@ -247,7 +249,7 @@ impl PoolWriter {
     /// # Errors
     /// As a transaction's commit.
     pub fn flush_volumes(&self) -> Result<()> {
-        let mut state = self.lock();
+        let mut state = self.lock()?;
         if state.closed || state.mutator != Mutator::Volumes {
             return Ok(());
         }
