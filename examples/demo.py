@@ -123,7 +123,7 @@ def change_demo(folder: Path) -> None:
     tell("""A pool can be changed, too, as the kernel would. Take a snapshot of volume 3, and
         write to it. What the two share stays where it is; the block that is written goes to
         a new place first, and the metadata point to it when it is durable.""")
-    print(textwrap.indent(CHANGE, "    "))
+    print(textwrap.indent(CHANGE.rstrip(), "    "))
     program = f"import thinmeta\nSIZE_BYTES = {SIZE_BYTES}\n{CHANGE}"
     subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
     tell("""What has changed? One block; and volume 3 is what it was:""")

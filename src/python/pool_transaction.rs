@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
 
 use super::buffer::Numbers;
-use super::call::detached;
+use super::call::{detached, watched};
 use super::engine::{Birth, arrow_words, drop_detached};
 use super::error::exception;
 use super::handle::State;
@@ -137,13 +137,15 @@ impl PoolTransaction {
             let text = format!("{len} virtual blocks and {others} data blocks");
             return Err(exception(py, Error::usage(text)));
         }
-        self.call(py, |txn| {
+        // Between two parts signals are handled.
+        watched(py, None, Some(1), |task| {
             let rows = &mut |part: Range<usize>, k: &mut Vec<u64>, d: &mut Vec<u64>| {
+                task.step(0, 0)?;
                 keys.copy_to(part.clone(), k);
                 data.copy_to(part, d);
                 Ok(())
             };
-            txn.insert_many(device_id, len, rows)
+            self.core()?.insert_many(device_id, len, rows)
         })
     }
 

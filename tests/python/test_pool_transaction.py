@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import warnings
 from array import array
@@ -177,6 +178,28 @@ def test_columns_come_in_any_form(pool: thinmeta.Pool, kind: str) -> None:
     with pool.transaction() as txn:
         assert txn.insert_many(1, *columns) == 400
     assert pool.devices[1].find(899) == thinmeta.BlockMapping(599, 1, False)
+
+
+def test_ctrl_c_ends_a_long_batch_and_nothing_of_it_is_there(tmp_path: Path) -> None:
+    numpy = require_module("numpy")
+    count = 8_000_000
+    sizes: Any = {**CREATE, "data_blocks": count, "metadata_blocks": 400_000}
+    virtual = numpy.random.default_rng(1).permutation(count).astype(numpy.uint64)
+    with thinmeta.Pool.create(tmp_path / "meta.img", **sizes) as pool:
+        timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+        with left(), pool.transaction() as txn:
+            txn.create_thin(1)
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                txn.insert_many(1, virtual, virtual)
+            timer.join()
+            with pytest.raises(thinmeta.AbortedError):
+                txn.delete(1)
+            raise Leave
+        assert txn.ended and not pool.devices
+        with pool.transaction() as txn:
+            txn.create_thin(1)
+        assert thinmeta.check(pool).is_clean
 
 
 REFUSED: dict[str, tuple[Callable[[thinmeta.PoolTransaction], object], type[Exception], str]] = {

@@ -114,8 +114,8 @@ pub struct PoolWriter {
     /// Bytes in a data block, which never change.
     data_block_bytes: u64,
     state: Mutex<State>,
-    /// Who reads an external origin with the state locked: that may be anybody's code.
-    origin_reader: Mutex<Option<ThreadId>>,
+    /// Who runs somebody else's code with the state locked.
+    outside: Mutex<Option<ThreadId>>,
     /// The last commit, to be read; or why nothing can be. Held for a few instructions,
     /// so that readers never wait for a change.
     current: Mutex<Result<Arc<Pool>, String>>,
@@ -203,7 +203,7 @@ impl PoolWriter {
                 data_written: false,
                 closed: false,
             }),
-            origin_reader: Mutex::new(None),
+            outside: Mutex::new(None),
             current: Mutex::new(Ok(current)),
             generation: Arc::default(),
         })
@@ -321,22 +321,24 @@ impl PoolWriter {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// The state, unless this thread has it already: whoever is asked for an external
-    /// origin's bytes in the middle of a call cannot make another one.
+    /// The state, unless this thread has it already: whoever is called in the middle of
+    /// a call cannot make another one.
     fn lock(&self) -> Result<MutexGuard<'_, State>> {
-        let reader = *lock_plain(&self.origin_reader);
-        if reader == Some(thread::current().id()) {
-            let text = "an external origin cannot use the pool while it is read for a volume of it";
-            return Err(Error::usage(text));
+        let outside = *lock_plain(&self.outside);
+        if outside == Some(thread::current().id()) {
+            return Err(Error::usage(
+                "the pool is in the middle of a call of this thread",
+            ));
         }
         Ok(lock_plain(&self.state))
     }
 
-    /// Runs `read` on an external origin, with the state locked.
-    fn reading_origin<T>(&self, read: impl FnOnce() -> T) -> T {
-        *lock_plain(&self.origin_reader) = Some(thread::current().id());
-        let answer = read();
-        *lock_plain(&self.origin_reader) = None;
+    /// Runs what may be anybody's code, with the state locked: an external origin's
+    /// reads, a handler of signals.
+    fn call_outside<T>(&self, call: impl FnOnce() -> T) -> T {
+        *lock_plain(&self.outside) = Some(thread::current().id());
+        let answer = call();
+        *lock_plain(&self.outside) = None;
         answer
     }
 }

@@ -102,6 +102,10 @@ impl PoolTransaction {
     /// # Errors
     /// As [`Self::insert`], without a trace, and what `rows` says.
     pub fn insert_many(&self, id: u64, len: usize, rows: Rows<'_>) -> Result<u64> {
+        let rows: Rows<'_> = &mut |part, virtual_blocks, data_blocks| {
+            self.writer
+                .call_outside(|| rows(part, virtual_blocks, data_blocks))
+        };
         self.look(|work, txn| work.check_batch(txn, id, len, rows))?;
         self.change(|work, txn| work.insert_batch(txn, id, len, rows))
     }

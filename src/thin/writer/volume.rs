@@ -128,7 +128,7 @@ impl WritableVolume {
         match origin {
             Some(origin) if !from_origin.is_empty() => self
                 .writer
-                .reading_origin(|| origin.read_exact_at(from_origin, at)),
+                .call_outside(|| origin.read_exact_at(from_origin, at)),
             _ => Ok(()),
         }
     }
