@@ -5,10 +5,12 @@ import lzma
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ondisk import BLOCK, crc_register
+import thinmeta
+from ondisk import BLOCK, crc_register, seal
 from oracles import require_module
 from thinmeta.engine import Store
 
@@ -42,13 +44,19 @@ def test_the_programs_of_the_engine_s_guide_run(
     assert run(DOCS / "engine.md", tmp_path, monkeypatch) >= 10
 
 
+def test_the_programs_of_the_pools_guide_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(DOCS / "pools.md", tmp_path, monkeypatch) >= 12
+
+
 def test_the_programs_of_the_readme_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for image in ("metadata.img", "data.img"):
         packed = (REPOSITORY / "examples" / "pool" / f"{image}.xz").read_bytes()
         (tmp_path / image).write_bytes(lzma.decompress(packed))
-    assert run(REPOSITORY / "README.md", tmp_path, monkeypatch) == 2
+    assert run(REPOSITORY / "README.md", tmp_path, monkeypatch) == 3
     assert "bytes in 12 ranges" in capsys.readouterr().out
 
 
@@ -157,6 +165,63 @@ def test_a_store_lies_on_the_disk_as_the_format_says(tmp_path: Path) -> None:
     assert leaf_entries(raw, roots["zweiter Bäum"][0]) == [
         (2**64 - 1, (2**64 - 2).to_bytes(8, "little"))
     ]
+
+
+def test_a_new_pool_lies_on_the_disk_as_the_format_says(tmp_path: Path) -> None:
+    path = tmp_path / "meta.img"
+    sizes: Any = {"data_block_size_sectors": 128, "data_blocks": 0, "metadata_blocks": 2048}
+    thinmeta.Pool.create(path, **sizes).close()
+    raw = path.read_bytes()
+    section = (DOCS / "format.md").read_text().split("# Reference layouts\n")[1]
+    row = re.search(r"^\| csum \|(.*)\|$", section, re.MULTILINE)
+    assert row is not None
+    documented = [int(word, 16) for word in row[1].split("|")]
+    assert len(documented) == 8
+    found = [int.from_bytes(raw[at * BLOCK :][:4], "little") for at in range(8)]
+    assert found == documented
+    assert not any(raw[8 * BLOCK :])
+
+
+def test_a_commit_changes_of_the_superblock_what_the_format_says(tmp_path: Path) -> None:
+    path = tmp_path / "meta.img"
+    sizes: Any = {"data_block_size_sectors": 128, "data_blocks": 100, "metadata_blocks": 100}
+    thinmeta.Pool.create(path, **sizes).close()
+    fields = layout("Thin superblock")
+    # What a kernel leaves there, and what somebody may once put there.
+    block = bytearray(path.read_bytes()[:BLOCK])
+    changing = ["csum", "time", "trans_id", "held_root", "data_mapping_root"]
+    changing += ["device_details_root", "data_space_map_root", "metadata_space_map_root"]
+    for name, (offset, size) in fields.items():
+        if name.endswith("_space_map_root"):
+            block[offset + 32 : offset + size] = b"?" * 96
+    for at in (*range(16, 32), *range(352, 356), *range(364, BLOCK)):
+        block[at] = 0xA5
+    before = seal(bytes(block), "thin superblock")
+    with path.open("r+b") as file:
+        file.write(before)
+    with thinmeta.open_pool(path, mode="r+") as pool, pool.transaction() as txn:
+        txn.create_thin(1)
+        txn.insert(1, virtual_block=0, data_block=txn.allocate_data())
+        txn.create_snapshot(2, origin_id=1)
+        txn.set_transaction_id(0, 7)
+        held = txn.reserve_metadata_snapshot()
+    raw = path.read_bytes()
+    after, copy = raw[:BLOCK], raw[held * BLOCK :][:BLOCK]
+    for name in changing:
+        assert field(after, fields, name) != field(before, fields, name), name
+        if name.endswith("_space_map_root"):
+            assert not any(field(after, fields, name)[32:])
+            assert not any(field(copy, fields, name))
+    for name in ("time", "trans_id", "data_mapping_root", "device_details_root"):
+        assert field(copy, fields, name) == field(after, fields, name), name
+    assert (number(copy, fields, "held_root"), number(copy, fields, "blocknr")) == (0, held)
+    kept = set(range(BLOCK)).difference(
+        *(range(fields[name][0], sum(fields[name])) for name in changing)
+    )
+    assert len(kept) > BLOCK - 400
+    for at in kept:
+        assert after[at] == before[at], at
+        assert copy[at] == before[at] or at in range(8, 16), at
 
 
 # ---- docs/invariants.md ----
