@@ -23,7 +23,7 @@ const MAX_RUN: u64 = 1 << 14;
 const PATIENCE: u32 = 64;
 
 /// Bitmaps of which copies are kept, unless changes need more. The largest
-/// metadata device has 255, and 4096 are 8 MiB.
+/// metadata device has 255, and 4096 are 16 MiB.
 const KEPT_BITMAPS: usize = if cfg!(test) { 4 } else { 4096 };
 
 /// One bit per entry of a bitmap block.

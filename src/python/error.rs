@@ -59,11 +59,7 @@ fn raised_in(py: Python<'_>, step: &Step, error: Error) -> PyErr {
         Error::CommitFailed {
             source,
             needs_check_set,
-        } => {
-            let raised = raised_in(py, step, *source);
-            let told = raised.value(py).setattr("needs_check_set", needs_check_set);
-            told.map(|()| raised)
-        }
+        } => commit_failed(py, step, *source, needs_check_set),
         Error::Usage(_) => instance(py, "UsageError", (text,)),
         Error::WouldBlock => instance(py, "WouldBlockError", (text,)),
         Error::NoSpace { space, reason } => {
@@ -89,6 +85,30 @@ fn raised_in(py: Python<'_>, step: &Step, error: Error) -> PyErr {
 fn instance<'py>(py: Python<'py>, class: &str, arguments: impl PyCallArgs<'py>) -> PyResult<PyErr> {
     let class = py.import("thinmeta.errors")?.getattr(class)?;
     Ok(PyErr::from_value(class.call1(arguments)?))
+}
+
+/// A failed commit is one of two classes, whose attribute tells what the disk says now;
+/// what it failed by is the cause.
+fn commit_failed(
+    py: Python<'_>,
+    step: &Step,
+    source: Error,
+    needs_check_set: bool,
+) -> PyResult<PyErr> {
+    let cause = raised_in(py, step, source);
+    let poisoned = py.import("thinmeta.errors")?.getattr("PoisonedError")?;
+    let raised = if cause.is_instance(py, &poisoned) {
+        cause
+    } else {
+        let text = format!("the commit failed and was rolled back: {}", cause.value(py));
+        let raised = instance(py, "AbortedError", (text,))?;
+        raised.set_cause(py, Some(cause));
+        raised
+    };
+    raised
+        .value(py)
+        .setattr("needs_check_set", needs_check_set)?;
+    Ok(raised)
 }
 
 fn damaged(py: Python<'_>, step: &Step, damage: Damage) -> PyResult<PyErr> {

@@ -24,6 +24,8 @@ pub(super) struct State {
     open: Mutex<Option<Open>>,
     /// Counts the commits of a pool that is open to be changed.
     commits: Arc<AtomicU64>,
+    /// Whether it is open to be changed.
+    writes: bool,
     born: Birth,
 }
 
@@ -63,6 +65,7 @@ impl State {
 
     fn over(source: Source, commits: Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self {
+            writes: matches!(source, Source::Writer(_)),
             open: Mutex::new(Some(Open {
                 source,
                 devices: FxHashMap::default(),
@@ -92,6 +95,11 @@ impl State {
             Source::Writer(writer) => writer.close(),
             Source::Reader(_) => Ok(()),
         })
+    }
+
+    /// Whether this is the process that opened it, which is one for all readers.
+    fn is_at_home(&self) -> bool {
+        !self.writes || self.born.is_here()
     }
 
     /// How many commits there were.
@@ -170,7 +178,11 @@ impl State {
         let open = open.as_mut().ok_or_else(closed)?;
         match &open.source {
             Source::Reader(pool) => Ok(Arc::clone(pool)),
-            Source::Writer(writer) => writer.current(),
+            Source::Writer(writer) => {
+                // In a child its locks may be held by threads that are not there.
+                self.born.check()?;
+                writer.current()
+            }
         }
     }
 
@@ -187,6 +199,9 @@ impl State {
 
     fn known(&self, open: &mut Option<Open>, id: u64) -> Result<Option<Arc<ThinDevice>>> {
         let open = open.as_mut().ok_or_else(closed)?;
+        if self.writes {
+            self.born.check()?;
+        }
         self.forget_older(open);
         Ok(open.devices.get(&id).cloned())
     }
@@ -254,7 +269,8 @@ impl Handle {
     }
 
     fn as_made(&self) -> Option<Arc<ThinDevice>> {
-        self.device.upgrade().filter(|_| self.is_current())
+        let usable = self.is_current() && self.state.is_at_home();
+        self.device.upgrade().filter(|_| usable)
     }
 
     /// The device as of the last commit, unless the pool was closed. To be called

@@ -493,11 +493,19 @@ def test_other_threads_read_while_one_changes(pool: thinmeta.Pool) -> None:
 
 
 def test_a_forked_child_leaves_the_pool_alone(pool: thinmeta.Pool, image: Path) -> None:
-    txn = pool.transaction()
+    txn, device = pool.transaction(), pool.devices[1]
     txn.create_thin(40)
 
     def child() -> None:
-        for use in (txn.commit, pool.transaction, txn.device_ids):
+        uses: list[Callable[[], object]] = [
+            txn.commit,
+            pool.transaction,
+            txn.device_ids,
+            lambda: device.find(0),
+            lambda: list(pool.devices),
+            lambda: pool.superblock,
+        ]
+        for use in uses:
             try:
                 use()
             except thinmeta.UsageError as error:
