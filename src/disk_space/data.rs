@@ -90,7 +90,7 @@ impl DataMap {
     pub fn go_back(&mut self, blocks: &Arc<BlockManager>, root: &SpaceMapRoot) -> Result<()> {
         let mut map = Self::open(blocks, root, self.checker.is_some())?;
         let free = std::mem::replace(&mut self.core.free, FreeMap::new(0));
-        map.core.free = free.rolled_back(map.core.free.available());
+        map.core.free = free.rolled_back(map.core.free.available(), map.core.nr_blocks);
         *self = map;
         Ok(())
     }

@@ -103,8 +103,9 @@ impl FreeMap {
     }
 
     /// The same place to search and the same withheld blocks for a map that
-    /// goes back to its last commit.
-    pub fn rolled_back(mut self, available: u64) -> Self {
+    /// goes back to its last commit, and to the size that it had then.
+    pub fn rolled_back(mut self, available: u64, nr_blocks: u64) -> Self {
+        self.top = self.top.map(|top| top.min(nr_blocks));
         self.known.clear();
         self.touched.clear();
         self.run = 0..0;

@@ -142,7 +142,7 @@ impl MetadataMap {
             map.checker = Some(checker);
         }
         let free = std::mem::replace(&mut self.core.free, FreeMap::new(0));
-        map.core.free = free.rolled_back(map.core.free.available());
+        map.core.free = free.rolled_back(map.core.free.available(), map.core.nr_blocks);
         map.threshold = self.threshold.take();
         *self = map;
         Ok(())
