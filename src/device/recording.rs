@@ -120,6 +120,10 @@ impl Device for RecordingDevice {
         Ok(())
     }
 
+    fn grow_to(&self, size_bytes: u64) -> Result<()> {
+        self.device.grow_to(size_bytes)
+    }
+
     fn path(&self) -> &Path {
         self.device.path()
     }

@@ -19,8 +19,12 @@ const DRAWN_SUBSETS: usize = 48;
 /// One image in so many is worked with after it was judged.
 pub const WORK_WITH_ONE_IN: u64 = 16;
 
+/// Images of a history that nobody thought of: many histories find more than
+/// many images of one.
+pub const MOST_OF_ONE: usize = 2000;
+
 /// Whether an operation writes the superblock.
-fn is_superblock(operation: &Operation) -> bool {
+pub fn is_superblock(operation: &Operation) -> bool {
     matches!(
         operation,
         Operation::Write {
@@ -86,6 +90,23 @@ impl<S> Recorded<S> {
         }
     }
 
+    /// The states that a crash lies between; where nothing was in progress, the same twice.
+    pub fn around(&self, crash: &Crash) -> (&S, &S) {
+        let at = crash.operations;
+        let settled = self.milestones.iter().filter(|one| one.end <= at).count();
+        let next = self.milestones.get(settled);
+        let in_progress = next.is_some_and(|next| next.begin < at);
+        let old = &self.states[settled];
+        (
+            old,
+            if in_progress {
+                &self.states[settled + 1]
+            } else {
+                old
+            },
+        )
+    }
+
     /// What has to be there after a crash: the old state until the first sector of
     /// the superblock has arrived, the new one from then on.
     pub fn expected(&self, crash: &Crash) -> &S {
@@ -123,8 +144,23 @@ struct Base {
     image: Vec<u8>,
 }
 
+/// Draws so many of a history's crashes and judges them.
+pub fn judge_some<S: Sync>(
+    recorded: &Recorded<S>,
+    share: usize,
+    seed: u64,
+    judge: impl Fn(&Arc<dyn Device>, &S, &mut Chance<'_>) -> Verdict + Sync,
+) -> Verdict<usize> {
+    let mut chance = Chance::of_case(seed, &recorded.name, 0);
+    let mut crashes = recorded.crashes(&mut chance);
+    while crashes.len() > share {
+        crashes.swap_remove(chance.index(crashes.len()));
+    }
+    judge_all(recorded, &mut crashes, seed, judge)
+}
+
 /// Judges the image of every crash by `judge`; how many there were.
-pub fn judge_all<S: Sync>(
+fn judge_all<S: Sync>(
     recorded: &Recorded<S>,
     crashes: &mut [Crash],
     seed: u64,

@@ -13,7 +13,7 @@
 
 mod bare;
 pub mod history;
-mod images;
+pub mod images;
 pub mod judge;
 pub mod script;
 pub mod state;
@@ -21,6 +21,12 @@ mod tests;
 
 /// Whether stores hold every count against plain ones while histories run. Where
 /// a mistake was built in, the images have to show it by themselves.
-fn hold_to_laws() -> bool {
+pub fn hold_to_laws() -> bool {
     std::env::var_os("THINMETA_SABOTAGE").is_none()
+}
+
+/// A number from the environment.
+pub fn number(name: &str, otherwise: usize) -> usize {
+    let told = std::env::var(name).ok();
+    told.map_or(otherwise, |told| told.parse().unwrap())
 }

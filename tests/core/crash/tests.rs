@@ -1,26 +1,11 @@
 //! The claims.
 
-use std::sync::Arc;
-
-use thinmeta::device::Device;
-
-use super::bare;
-use super::history::{Recorded, random, scripted};
-use super::images::{judge_all, judge_store};
-use super::judge::Verdict;
-use crate::support::chance::Chance;
+use super::history::{random, scripted};
+use super::images::{MOST_OF_ONE, judge_some, judge_store};
+use super::{bare, number};
 
 /// Images in a plain test run; `THINMETA_CRASH_IMAGES` asks for more.
 const IMAGES: usize = 6000;
-
-/// Images of a history that nobody thought of: many histories find more than
-/// many images of one.
-const MOST_OF_ONE: usize = 2000;
-
-fn number(name: &str, otherwise: usize) -> usize {
-    let told = std::env::var(name).ok();
-    told.map_or(otherwise, |told| told.parse().unwrap())
-}
 
 #[test]
 fn a_crash_at_any_point_leaves_the_old_state_or_the_new_one() {
@@ -51,21 +36,6 @@ fn a_crash_at_any_point_leaves_the_old_state_or_the_new_one() {
         histories += 1;
     }
     println!("{images} crash images of {histories} histories, all of them sound");
-}
-
-/// Draws so many of a history's crashes and judges them.
-fn judge_some<S: Sync>(
-    recorded: &Recorded<S>,
-    share: usize,
-    seed: u64,
-    judge: impl Fn(&Arc<dyn Device>, &S, &mut Chance<'_>) -> Verdict + Sync,
-) -> Verdict<usize> {
-    let mut chance = Chance::of_case(seed, &recorded.name, 0);
-    let mut crashes = recorded.crashes(&mut chance);
-    while crashes.len() > share {
-        crashes.swap_remove(chance.index(crashes.len()));
-    }
-    judge_all(recorded, &mut crashes, seed, judge)
 }
 
 #[test]

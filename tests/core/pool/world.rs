@@ -11,6 +11,8 @@ use thinmeta::thin::{
 };
 use thinmeta::tools::check::{CheckOptions, check_pool};
 
+use crate::crash::hold_to_laws;
+use crate::crash::judge::{Verdict, equal};
 use crate::support::chance::Chance;
 
 /// What a device maps: virtual block to data block and time.
@@ -47,11 +49,17 @@ pub fn options(data_blocks: u64) -> CreateOptions {
     }
 }
 
+/// Every count is held against plain ones.
 pub fn checked() -> WriteOptions {
+    cached(1 << 20)
+}
+
+/// As [`checked`], with so much cache.
+pub fn cached(cache_bytes: u64) -> WriteOptions {
     WriteOptions {
-        cache_bytes: 1 << 20,
+        cache_bytes,
         data: None,
-        checked: true,
+        checked: hold_to_laws(),
     }
 }
 
@@ -71,11 +79,17 @@ pub fn create(device: Arc<dyn Device>, data_blocks: u64) -> (Arc<PoolWriter>, Mo
 
 /// Everything that a pool lists.
 pub fn listing(pool: &Arc<Pool>) -> Devices {
-    let devices = pool.devices().unwrap();
-    let read = |info: &thinmeta::thin::DeviceInfo| {
-        let device = pool.device_by_id(info.id).unwrap();
+    read(pool).unwrap()
+}
+
+/// As [`listing`], of a pool that may not be whole.
+fn read(pool: &Arc<Pool>) -> Verdict<Devices> {
+    let mut devices = Devices::new();
+    for info in pool.devices().map_err(text)? {
+        let device = pool.device_by_id(info.id).map_err(text)?;
         let mut runs = Vec::new();
-        device.runs(0, None).fill(&mut runs, usize::MAX).unwrap();
+        let filled = device.runs(0, None).fill(&mut runs, usize::MAX);
+        filled.map_err(text)?;
         let blocks = runs.iter().flat_map(|run| {
             (0..run.length_blocks).map(|at| {
                 let place = (run.data_begin + at, run.time);
@@ -83,27 +97,38 @@ pub fn listing(pool: &Arc<Pool>) -> Devices {
             })
         });
         let mappings: Mappings = blocks.collect();
-        assert_eq!(info.mapped_blocks, mappings.len() as u64, "{info:?}");
+        equal("mapped blocks", info.mapped_blocks, mappings.len() as u64)?;
         let model = ModelDevice {
             mappings,
             transaction_id: info.transaction_id,
             creation_time: info.creation_time,
             snapshotted_time: info.snapshotted_time,
         };
-        (info.id, model)
-    };
-    devices.iter().map(read).collect()
+        devices.insert(info.id, model);
+    }
+    Ok(devices)
+}
+
+pub fn text(error: Error) -> String {
+    error.to_string()
+}
+
+/// Whether a check finds nothing.
+pub fn clean(pool: &Arc<Pool>) -> Verdict {
+    let report = check_pool(pool, &CheckOptions::default(), &Task::default()).map_err(text)?;
+    match report.is_clean() {
+        true => Ok(()),
+        false => Err(format!("a check finds {:#?}", report.findings)),
+    }
 }
 
 pub fn assert_clean(pool: &Arc<Pool>) {
-    let report = check_pool(pool, &CheckOptions::default(), &Task::default()).unwrap();
-    assert!(report.is_clean(), "{:#?}", report.findings);
+    clean(pool).unwrap();
 }
 
-/// Whether the pool is what the model says, and sound, metadata snapshot and all.
-pub fn judge(pool: &Arc<Pool>, model: &Model) {
-    assert_clean(pool);
-    assert!(listing(pool) == model.devices, "the listing differs");
+/// Says where a pool is not what the model says, or not sound, metadata snapshot and all.
+pub fn verdict(pool: &Arc<Pool>, model: &Model) -> Verdict {
+    clean(pool)?;
     let superblock = pool.superblock();
     let numbers = (
         superblock.time.get(),
@@ -117,18 +142,37 @@ pub fn judge(pool: &Arc<Pool>, model: &Model) {
         model.data_blocks,
         model.held.is_some(),
     );
-    assert_eq!(numbers, expected);
-    if let Some(held) = &model.held {
-        let options = OpenOptions {
-            snapshot: Snapshot::Held,
-            ..OpenOptions::default()
-        };
-        let held_pool = Pool::from_devices(Arc::clone(pool.device()), None, &options).unwrap();
-        assert!(
-            listing(&Arc::new(held_pool)) == *held,
-            "what is held differs"
-        );
+    equal("numbers", numbers, expected)?;
+    same("the listing", &read(pool)?, &model.devices)?;
+    let Some(held) = &model.held else {
+        return Ok(());
+    };
+    let options = OpenOptions {
+        snapshot: Snapshot::Held,
+        ..OpenOptions::default()
+    };
+    let held_pool = Pool::from_devices(Arc::clone(pool.device()), None, &options);
+    let held_pool = Arc::new(held_pool.map_err(text)?);
+    same("what is held", &read(&held_pool)?, held)
+}
+
+/// Holds listings against each other.
+pub fn same(what: &str, found: &Devices, wanted: &Devices) -> Verdict {
+    if found == wanted {
+        return Ok(());
     }
+    let ids = |devices: &Devices| devices.keys().copied().collect::<Vec<u64>>();
+    equal(&format!("{what}: devices"), ids(found), ids(wanted))?;
+    let other = wanted.iter().find(|(id, device)| found[id] != **device);
+    Err(format!(
+        "{what} differs in device {:?}",
+        other.map(|(id, _)| id)
+    ))
+}
+
+/// Whether the pool is what the model says, and sound, metadata snapshot and all.
+pub fn judge(pool: &Arc<Pool>, model: &Model) {
+    verdict(pool, model).unwrap();
 }
 
 /// Opens what a device has and judges it.

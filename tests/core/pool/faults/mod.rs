@@ -1,0 +1,7 @@
+//! What failing reads, writes and flushes leave of a pool: the committed state, whole,
+//! and a pool that goes on, or says why it does not.
+
+mod cases;
+mod metadata;
+mod space;
+mod volumes;

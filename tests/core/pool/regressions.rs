@@ -1,0 +1,55 @@
+//! What went wrong once, by what was seen of it.
+
+use std::sync::Arc;
+
+use thinmeta::Error;
+use thinmeta::thin::PoolWriter;
+
+use super::script::{Op, abort, commit, scattered, transact};
+use super::world::{Model, create, judge, judge_device, memory};
+
+fn done(writer: &Arc<PoolWriter>, model: &mut Model, ops: Vec<Op>) {
+    assert!(transact(&writer.transaction().unwrap(), &commit(ops), model).unwrap());
+    judge(&writer.current().unwrap(), model);
+}
+
+#[test]
+fn metadata_blocks_of_a_growth_that_was_taken_back_are_not_handed_out() {
+    let device = memory(24);
+    let (writer, mut model) = create(device.clone(), 5000);
+    done(&writer, &mut model, vec![Op::Create(1..2)]);
+    let large = vec![Op::GrowMetadata(40), Op::MapMany(1, scattered(2500))];
+    transact(&writer.transaction().unwrap(), &abort(large), &mut model).unwrap();
+    // Space runs out at the old end.
+    let more = commit(vec![Op::MapMany(1, scattered(4000))]);
+    let committed = transact(&writer.transaction().unwrap(), &more, &mut model).unwrap();
+    assert!(!committed);
+    done(&writer, &mut model, vec![Op::Map(1, vec![3])]);
+    judge_device(device, &model);
+}
+
+#[test]
+fn data_blocks_of_a_growth_that_was_taken_back_are_not_handed_out() {
+    let device = memory(200);
+    let (writer, mut model) = create(device.clone(), 20);
+    done(&writer, &mut model, vec![Op::Create(1..2)]);
+    let large = vec![Op::GrowData(400), Op::Map(1, (0..300).collect())];
+    transact(&writer.transaction().unwrap(), &abort(large), &mut model).unwrap();
+    let txn = writer.transaction().unwrap();
+    let mut blocks = Vec::new();
+    let full = loop {
+        match txn.allocate_data() {
+            Ok(block) => blocks.push(block),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(full, Error::NoSpace { space: "data", .. }),
+        "{full}"
+    );
+    blocks.sort_unstable();
+    assert_eq!(blocks, (0..20).collect::<Vec<u64>>());
+    txn.abort().unwrap();
+    done(&writer, &mut model, vec![Op::Map(1, (0..20).collect())]);
+    judge_device(device, &model);
+}
