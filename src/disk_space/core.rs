@@ -205,6 +205,25 @@ impl Core {
         Ok((at, bitmap.view::<Bitmap>().entry(offset(block))))
     }
 
+    /// Before blocks are added at the end: the last bitmap's sum covers all that it
+    /// has room for. Userspace tools leave out what lies past the end.
+    pub fn complete_last(&mut self, blocks: &Arc<BlockManager>) -> Result<()> {
+        let number = self.nr_blocks / PER_BITMAP;
+        if self.nr_blocks.is_multiple_of(PER_BITMAP) {
+            return Ok(());
+        }
+        let mut entry = self.entry(blocks, number)?;
+        let block = blocks.read(BlockNr(entry.blocknr.get()), &BITMAP_VALIDATOR)?;
+        let view: &Bitmap = block.view();
+        let free = (0..ENTRIES_PER_BITMAP).filter(|at| view.entry(*at) == 0);
+        let free = u32::try_from(free.count()).unwrap_or_default();
+        if entry.nr_free.get() != free {
+            entry.nr_free = free.into();
+            self.set_entry(number, entry);
+        }
+        Ok(())
+    }
+
     /// The next block to hand out, marked as taken; its count is still to be set.
     pub fn find_free(&mut self, blocks: &Arc<BlockManager>) -> Result<u64> {
         if let Some(block) = self.next_of_run(blocks)? {

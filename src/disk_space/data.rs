@@ -285,6 +285,9 @@ impl DataMap {
                 format!("{more} data blocks more need {needed} blocks of it, {free} are free");
             return Err(Error::no_metadata_space(reason));
         }
+        if more > 0 {
+            self.core.complete_last(txn.blocks())?;
+        }
         txn.want_run(needed);
         txn.side_effects += u64::from(more > 0);
         self.core.nr_blocks = size;

@@ -94,11 +94,14 @@ pub(crate) fn extend(txn: &mut Transaction, more: u64) -> Result<()> {
         let text = format!("the device has {device} blocks, not {size}");
         return Err(Error::Usage(text));
     }
-    txn.side_effects += 1;
+    let blocks = Arc::clone(txn.blocks());
     let own = map(txn);
+    own.core.complete_last(&blocks)?;
     if let Some(checker) = &mut own.checker {
         checker.extended(more);
     }
+    txn.side_effects += 1;
+    let own = map(txn);
     own.core.nr_blocks = size;
     own.core.free.extended(more);
     own.bootstrap = Some(old);

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use thinmeta::Error;
+use thinmeta::device::MemoryDevice;
 use thinmeta::thin::PoolWriter;
 
 use super::script::{Op, abort, commit, scattered, transact};
-use super::world::{Model, create, judge, judge_device, memory};
+use super::world::{Model, assert_clean, checked, create, judge, judge_device, memory};
+use crate::support::fixtures;
 
 fn done(writer: &Arc<PoolWriter>, model: &mut Model, ops: Vec<Op>) {
     assert!(transact(&writer.transaction().unwrap(), &commit(ops), model).unwrap());
@@ -52,4 +54,31 @@ fn data_blocks_of_a_growth_that_was_taken_back_are_not_handed_out() {
     txn.abort().unwrap();
     done(&writer, &mut model, vec![Op::Map(1, (0..20).collect())]);
     judge_device(device, &model);
+}
+
+/// thin_restore 0.9.0 leaves what lies past the end out of the last bitmap's sum.
+#[test]
+fn blocks_that_a_restored_pool_is_grown_by_are_counted_and_handed_out() {
+    let image = fixtures::unpacked("thin/restored-0.9.0/meta.img");
+    let device = Arc::new(MemoryDevice::writable(image));
+    let writer = PoolWriter::from_devices(device, None, &checked()).unwrap();
+    let (data_blocks, now) = {
+        let pool = writer.current().unwrap();
+        let superblock = pool.superblock();
+        (
+            superblock.data_blocks(),
+            superblock.metadata_space_map_root.root.nr_blocks.get(),
+        )
+    };
+    let txn = writer.transaction().unwrap();
+    let free = txn.free_blocks().unwrap().0;
+    txn.grow_data(data_blocks + 100).unwrap();
+    txn.grow_metadata(now + 50).unwrap();
+    txn.commit().unwrap();
+    assert_clean(&writer.current().unwrap());
+    let txn = writer.transaction().unwrap();
+    for _ in 0..free + 100 {
+        txn.allocate_data().unwrap();
+    }
+    assert!(txn.allocate_data().is_err());
 }
