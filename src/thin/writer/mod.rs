@@ -31,7 +31,7 @@ pub use volume::WritableVolume;
 use work::Work;
 pub(super) use work::reserved_blocks;
 
-use super::{Pool, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, read_superblock};
+use super::{MAX_TIME, Pool, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, read_superblock};
 use crate::block::{BlockData, BlockManager, DEFAULT_CACHE_BYTES};
 use crate::device::{Device, FileDevice};
 use crate::disk_space::DataMap;
@@ -156,6 +156,7 @@ impl PoolWriter {
         }
         let blocks = BlockManager::new(device, options.cache_bytes);
         superblock.check_geometry(SUPERBLOCK, blocks.nr_blocks())?;
+        check_time(superblock.time.get())?;
         if let Some(data) = &data {
             check_data_size(&**data, &superblock, superblock.data_blocks())?;
         }
@@ -356,6 +357,15 @@ fn failed(reason: &str) -> Error {
 fn free_blocks(work: &Work, txn: &Transaction) -> (u64, u64) {
     let reserved = reserved_blocks(txn.nr_blocks());
     (work.map.nr_free(), txn.nr_free().saturating_sub(reserved))
+}
+
+/// Refuses a clock that no mapping has room for: it would run over into data blocks.
+fn check_time(time: u32) -> Result<()> {
+    if time <= MAX_TIME {
+        return Ok(());
+    }
+    let expected = format!("at most {MAX_TIME}");
+    Err(Damage::new(SUPERBLOCK, SUPERBLOCK_NAME, "time", time, expected).into())
 }
 
 /// Refuses a data device that is shorter than a pool of so many blocks.

@@ -251,7 +251,13 @@ fn complaint(error: &Error) -> String {
         Error::NotFormatted(_) => "not formatted".to_owned(),
         Error::NoSuchTree(_) => "no such tree".to_owned(),
         Error::Aborted(_) => "aborted".to_owned(),
+        Error::NoSuchDevice(_) | Error::DeviceExists(_) => "no such device, or one".to_owned(),
+        Error::NoMetadataSnapshot(_) | Error::MetadataSnapshotHeld(_) => {
+            "no metadata snapshot, or one".to_owned()
+        }
+        Error::ReadOnly(_) => "read-only".to_owned(),
         Error::Step { source, .. } => complaint(source),
+        Error::CommitFailed { source, .. } => format!("in a commit: {}", complaint(source)),
         other => panic!("{other} is nobody's fault"),
     }
 }

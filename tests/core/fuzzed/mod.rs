@@ -1,5 +1,5 @@
 //! Hostile bytes for what is changed on a device: nodes, space maps, arrays, the
-//! superblock of a store. Each target takes a fuzzer's input and holds what comes of it to
+//! superblock of a store, pools. Each target takes a fuzzer's input and holds what comes of it to
 //! laws: no panic, no lock left, errors that say what is wrong, answers that agree.
 //!
 //! Inputs that were once found to matter are kept in `seeds`, and run as plain tests.
@@ -7,6 +7,7 @@
 mod arrays;
 mod base;
 mod maps;
+pub mod pool;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -19,11 +20,12 @@ pub type Outcome = Vec<String>;
 pub type Target = (&'static str, fn(&[u8]) -> Outcome);
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     ("tree_changes", trees::run),
     ("space_maps", maps::run),
     ("arrays", arrays::run),
     ("store", store::run),
+    ("pool", pool::run),
 ];
 
 /// Runs one; panics where a law is broken.

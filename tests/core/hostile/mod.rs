@@ -10,7 +10,7 @@ pub mod law;
 pub mod mutation;
 pub mod reading;
 #[cfg(test)]
-mod run;
+pub mod run;
 pub mod shapes;
 #[cfg(test)]
 mod tests;

@@ -251,12 +251,15 @@ const SINGLE: [Mutation; 18] = [
     graft,
 ];
 
+/// One of them.
+pub fn any(victim: &Victim, chance: &mut Chance<'_>, image: &mut Image) -> Done {
+    chance.pick(&SINGLE)(victim, chance, image)
+}
+
 /// Two to five of them.
 pub fn several_at_once(victim: &Victim, chance: &mut Chance<'_>, image: &mut Image) -> Done {
     let many = 2 + chance.below(4);
-    let done: Vec<Done> = (0..many)
-        .map(|_| chance.pick(&SINGLE)(victim, chance, image))
-        .collect();
+    let done: Vec<Done> = (0..many).map(|_| any(victim, chance, image)).collect();
     let stories: Vec<&str> = done.iter().map(|done| &done.story[..]).collect();
     Done {
         sealed: done.iter().any(|done| done.sealed),
@@ -272,7 +275,7 @@ pub fn judge_bytes(victims: &[Victim], bytes: &[u8]) -> Result<Verdict, String> 
     let (mut image, mut done) = (victim.image.clone(), Vec::new());
     let questions = chance.word();
     while done.len() < 8 && !chance.is_empty() {
-        done.push(chance.pick(&SINGLE)(victim, &mut chance, &mut image));
+        done.push(any(victim, &mut chance, &mut image));
     }
     let sealed = done.iter().any(|done| done.sealed);
     let verdict = judge(victim, &image, sealed, &mut Chance::Seed(questions));

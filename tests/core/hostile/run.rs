@@ -5,11 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::law::{Verdict, judge};
+use super::law::{Broken, Verdict, judge};
 use super::mutation::Mutation;
 use super::victim::Victim;
 use crate::support::allocator;
 use crate::support::chance::Chance;
+use crate::support::image::Image;
 
 /// Cases of all families together, unless THINMETA_HOSTILE_CASES says otherwise.
 const DEFAULT_CASES: u64 = 8000;
@@ -35,9 +36,20 @@ fn from_environment(name: &str, otherwise: u64) -> u64 {
     }
 }
 
-/// Runs a family's share of the cases, one of `families`. THINMETA_HOSTILE_CASE
-/// runs the case of that number alone.
+/// Runs a family's share of the cases, one of `families`.
 pub fn run(family: &str, families: u64, victims: &[Victim], spoil: Mutation) {
+    run_judged(family, families, victims, spoil, judge);
+}
+
+/// As [`run`], held to other laws. THINMETA_HOSTILE_CASE runs the case of that number
+/// alone.
+pub fn run_judged(
+    family: &str,
+    families: u64,
+    victims: &[Victim],
+    spoil: Mutation,
+    judge: impl Fn(&Victim, &Image, bool, &mut Chance<'_>) -> Result<Verdict, Broken>,
+) {
     watch();
     let seed = from_environment("THINMETA_HOSTILE_SEED", DEFAULT_SEED);
     let cases = from_environment("THINMETA_HOSTILE_CASES", DEFAULT_CASES).div_ceil(families);

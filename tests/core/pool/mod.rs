@@ -5,6 +5,7 @@ mod crash;
 mod faults;
 mod golden;
 mod history;
+mod hostile;
 mod random;
 mod regressions;
 mod script;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use thinmeta::Error;
-use thinmeta::device::MemoryDevice;
+use thinmeta::device::{Device, MemoryDevice};
 use thinmeta::thin::PoolWriter;
 
 use super::script::{Op, abort, commit, scattered, transact};
 use super::world::{Model, assert_clean, checked, create, judge, judge_device, memory};
 use crate::support::fixtures;
+use crate::support::image::{Image, Kind};
 
 fn done(writer: &Arc<PoolWriter>, model: &mut Model, ops: Vec<Op>) {
     assert!(transact(&writer.transaction().unwrap(), &commit(ops), model).unwrap());
@@ -81,4 +82,25 @@ fn blocks_that_a_restored_pool_is_grown_by_are_counted_and_handed_out() {
         txn.allocate_data().unwrap();
     }
     assert!(txn.allocate_data().is_err());
+}
+
+/// A mapping has 24 bits for the time, and the data block above them.
+#[test]
+fn a_pool_whose_clock_has_no_room_in_a_mapping_is_not_changed() {
+    let device = memory(64);
+    create(device.clone(), 100);
+    let mut image = Image::new(device.contents());
+    image.set(0, Kind::Superblock, 44, 4, 1 << 24);
+    let mut block = *image.block(0).unwrap();
+    device.write_all_at(&block, 0).unwrap();
+    let opened = PoolWriter::from_devices(device.clone(), None, &checked());
+    assert!(matches!(opened, Err(Error::Damaged(damage)) if damage.check == "time"));
+    image.set(0, Kind::Superblock, 44, 4, (1 << 24) - 1);
+    block.copy_from_slice(image.block(0).unwrap());
+    device.write_all_at(&block, 0).unwrap();
+    let writer = PoolWriter::from_devices(device, None, &checked()).unwrap();
+    let txn = writer.transaction().unwrap();
+    txn.create_thin(1).unwrap();
+    let full = txn.create_snapshot(2, 1);
+    assert!(matches!(full, Err(Error::Usage(text)) if text.contains("clock")));
 }
