@@ -114,7 +114,7 @@ impl WritableVolume {
         }
         let writer = self.state.writing(py)?;
         detached(py, || {
-            let answer = writer.flush_volumes();
+            let answer = writer.flush_volume(self.id);
             self.state.after_commit();
             answer
         })

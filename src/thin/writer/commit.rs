@@ -8,6 +8,7 @@ use super::{Mode, PoolWriter, State};
 use crate::block::{BlockData, Validator, WriteGuard};
 use crate::disk_space::SpaceMapRoot;
 use crate::error::{Error, Result};
+use crate::sabotage::sabotaged;
 use crate::thin::superblock::RootArea;
 use crate::thin::{NEEDS_CHECK, SUPERBLOCK_VALIDATOR, Superblock};
 use crate::transaction::Transaction;
@@ -44,13 +45,20 @@ impl PoolWriter {
         if !state.work.changed {
             // Blocks were written in their places, which the disk knows.
             self.drop_unused(state)?;
-            let flushed = self.flush_data();
-            return flushed.or_else(|error| self.failed(state, error, false));
+            return match self.flush_data() {
+                Ok(()) => {
+                    state.data_written = false;
+                    state.losses.committed();
+                    Ok(())
+                }
+                Err(error) => self.failed(state, error, false),
+            };
         }
         let mut reached = false;
         match self.write_commit(state, &mut reached) {
             Ok(superblock) => {
                 state.data_written = false;
+                state.losses.committed();
                 let ended = state.work.has_committed(superblock);
                 self.publish(state);
                 ended
@@ -68,6 +76,9 @@ impl PoolWriter {
     }
 
     fn flush_data(&self) -> Result<()> {
+        if sabotaged("no-data-flush") {
+            return Ok(());
+        }
         match &self.data {
             Some(data) => data.flush().map_err(|error| {
                 data.note_poisoned();
@@ -85,7 +96,7 @@ impl PoolWriter {
         let mut superblock = Box::new(BlockData::zeroed());
         thread::scope(|scope| {
             let mut flushing = None;
-            if state.data_written {
+            if state.data_written && !sabotaged("late-data-flush") {
                 let builder = thread::Builder::new().name("thinmeta-flush".to_owned());
                 match builder.spawn_scoped(scope, || self.flush_data()) {
                     Ok(helper) => flushing = Some(helper),
@@ -106,6 +117,9 @@ impl PoolWriter {
                     Ok(())
                 })
         })?;
+        if sabotaged("late-data-flush") {
+            self.flush_data()?;
+        }
         Ok(superblock)
     }
 
@@ -114,6 +128,7 @@ impl PoolWriter {
     /// known and nothing more is written.
     fn failed(&self, state: &mut State, error: Error, reached: bool) -> Result<()> {
         let back = self.roll_back(state);
+        state.losses.taken_back(&error);
         // Space is no reason to have anything checked; nor is a call out of order.
         let harmless = matches!(error, Error::NoSpace { .. } | Error::Usage(_));
         if harmless && back.is_ok() {

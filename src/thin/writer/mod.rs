@@ -11,6 +11,7 @@ mod devices;
 mod grow;
 mod held_root;
 mod holds;
+mod losses;
 mod mappings;
 mod placing;
 mod refs;
@@ -25,6 +26,7 @@ use std::thread::{self, ThreadId};
 
 pub use create::CreateOptions;
 pub use devices::MAX_DEVICE_ID;
+use losses::Losses;
 pub use mappings::Rows;
 pub use transaction::PoolTransaction;
 pub use volume::WritableVolume;
@@ -104,6 +106,7 @@ struct State {
     out_of_data: bool,
     /// Data blocks were written and not flushed.
     data_written: bool,
+    losses: Losses,
     closed: bool,
 }
 
@@ -202,6 +205,7 @@ impl PoolWriter {
                 transactions: 0,
                 out_of_data: false,
                 data_written: false,
+                losses: Losses::default(),
                 closed: false,
             }),
             outside: Mutex::new(None),

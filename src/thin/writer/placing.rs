@@ -7,6 +7,7 @@ use super::volume::WritableVolume;
 use super::work::Work;
 use super::{Mutator, State};
 use crate::error::{Damage, Result};
+use crate::sabotage::sabotaged;
 
 /// Data blocks that are allocated, written and mapped at a time.
 pub(super) const MOST_BLOCKS: usize = 256;
@@ -55,7 +56,9 @@ impl WritableVolume {
                     source: at(from)..at(to),
                     old: found.map(|found| found.data_block() * self.block_bytes),
                     // By the time, never by the count: change tracking relies on it.
-                    in_place: found.is_some_and(|found| found.time() >= live.info.snapshotted_time),
+                    in_place: found.is_some_and(|found| {
+                        found.time() >= live.info.snapshotted_time || sabotaged("shared-in-place")
+                    }),
                 })
             };
             blocks.map(part).collect()
@@ -71,6 +74,7 @@ impl WritableVolume {
         let new = batch.iter().filter(|part| !part.in_place).count() as u64;
         let manager = &self.writer.manager;
         state.mutator = Mutator::Volumes;
+        state.losses.wrote(self.id);
         let work = &mut state.work;
         let blocks: Vec<u64> = match new {
             0 => Vec::new(),
@@ -139,6 +143,9 @@ impl WritableVolume {
     /// What of a new block the request does not cover: what the block held before,
     /// or what shows where nothing is mapped.
     fn fill_around(&self, part: &Part, base: u64) -> Result<()> {
+        if sabotaged("unfilled-blocks") {
+            return Ok(());
+        }
         let data = self.data()?;
         let mut piece = Vec::new();
         for rest in [0..part.within.start, part.within.end..self.block_bytes] {

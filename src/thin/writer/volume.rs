@@ -177,6 +177,7 @@ impl WritableVolume {
             .change(|txn| work.remove_range(txn, self.id, first..last));
         if matches!(answer, Ok(removed) if removed > 0) {
             state.mutator = Mutator::Volumes;
+            state.losses.wrote(self.id);
         }
         let removed = self.settle(&mut state, answer)?;
         Ok(removed * self.block_bytes)
@@ -186,9 +187,10 @@ impl WritableVolume {
     /// then the metadata that points to it.
     ///
     /// # Errors
-    /// As [`super::PoolTransaction::commit`].
+    /// As [`super::PoolTransaction::commit`]; [`Error::Aborted`], once, when what this
+    /// volume has written was taken back by a change of another one that failed.
     pub fn flush(&self) -> Result<()> {
-        self.writer.flush_volumes()
+        self.writer.flush_volume(self.id)
     }
 
     fn length_at(&self, offset_bytes: u64, wanted: usize) -> usize {
@@ -212,6 +214,9 @@ impl WritableVolume {
         state.note_space(&answer);
         if answer.is_err() && self.writer.manager.aborted().is_some() {
             state.mutator = Mutator::None;
+            if let Err(error) = &answer {
+                state.losses.taken_back(error);
+            }
             // What that says is worse than what led to it, and it stays.
             self.writer.roll_back(state)?;
         }
@@ -249,11 +254,29 @@ impl PoolWriter {
     /// # Errors
     /// As a transaction's commit.
     pub fn flush_volumes(&self) -> Result<()> {
+        self.commit_volumes(&mut *self.lock()?)
+    }
+
+    /// As [`Self::flush_volumes`], for the volume of this id.
+    ///
+    /// # Errors
+    /// As [`WritableVolume::flush`].
+    pub fn flush_volume(&self, id: u64) -> Result<()> {
         let mut state = self.lock()?;
+        if let Some(lost) = state.losses.tell(id) {
+            return Err(lost);
+        }
+        let answer = self.commit_volumes(&mut state);
+        // This one has been told.
+        state.losses.tell(id);
+        answer
+    }
+
+    fn commit_volumes(&self, state: &mut State) -> Result<()> {
         if state.closed || state.mutator != Mutator::Volumes {
             return Ok(());
         }
         state.mutator = Mutator::None;
-        self.commit(&mut state)
+        self.commit(state)
     }
 }

@@ -2,6 +2,7 @@
 //! and a pool that goes on, or says why it does not.
 
 mod cases;
+mod losses;
 mod metadata;
 mod space;
 mod volumes;
