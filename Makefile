@@ -126,6 +126,7 @@ hostile: $(DEV_ENV) $(NATIVE) ## the tests on damaged images with HOSTILE_CASES 
 	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) $(BIN)/python -m pytest -q tests/python/test_damage.py
 
 crash: ## the crash tests with CRASH_IMAGES (100000) images from CRASH_SEED (1) on; a minute or two
+	@# Of stores and, as pool::crash::, of pools.
 	@THINMETA_CRASH_IMAGES=$(CRASH_IMAGES) THINMETA_CRASH_SEED=$(CRASH_SEED) \
 	    cargo test --release $(LOCKED) --test core crash:: -- --nocapture
 
