@@ -18,7 +18,7 @@ use crate::support::paired::{PairCrash, Side};
 
 /// Images in a plain test run; a tenth of `THINMETA_CRASH_IMAGES` where there is more.
 const IMAGES: usize = 500;
-const OF_ONE_HISTORY: usize = 50;
+const OF_ONE_HISTORY: usize = 25;
 
 impl Recorded {
     /// A crash anywhere, most of them while something is committed.

@@ -19,7 +19,7 @@ use crate::support::chance::Chance;
 use crate::support::paired::{Pair, PairLog, Side};
 
 /// Few enough that blocks which were freed are wanted again.
-const DATA_BLOCKS: u64 = 26;
+const DATA_BLOCKS: u64 = 14;
 const METADATA_BLOCKS: usize = 60;
 /// A block of a volume.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ pub fn random(seed: u64) -> Verdict<Recorded> {
     let mut chance = Chance::of_case(seed, "volumes", 0);
     let mut run = Run::new(&mut chance, |_, device| device);
     let done = run.create(1).and_then(|()| {
-        (0..30).try_for_each(|_| {
+        (0..60).try_for_each(|_| {
             run.step(&mut chance)?;
             run.judge_live()
         })
@@ -212,14 +212,17 @@ impl Run {
         let begin = chance.below(VOLUME_SECTORS);
         let most = VOLUME_SECTORS - begin;
         match chance.below(12) {
-            0..4 => self.write(id, begin..begin + 1 + chance.below(most.min(20))),
-            4 | 5 => self.write(id, begin..begin + 1 + chance.below(most)),
-            6 => {
+            0..3 => self.write(id, begin..begin + 1 + chance.below(most.min(20))),
+            3 | 4 => self.write(id, begin..begin + 1 + chance.below(most)),
+            5 | 6 => {
                 let begin = begin / SECTORS * SECTORS;
                 self.write(id, begin..VOLUME_SECTORS.min(begin + SECTORS))
             }
-            7 => self.discard(id, begin..begin + 1 + chance.below(most)),
-            8 | 9 => self.flush(),
+            7 | 8 => {
+                let length = 1 + chance.below(most.min(3 * SECTORS));
+                self.discard(id, begin..begin + length)
+            }
+            9 => self.flush(),
             _ => {
                 self.flush()?;
                 self.transaction(id, chance)
@@ -309,7 +312,7 @@ impl Run {
                 txn.delete(id)
             }
             _ => {
-                let begin = chance.below(VOLUME_BLOCKS);
+                let begin = VOLUME_BLOCKS - 1 - chance.below(3);
                 live.get_mut(&id).unwrap().retain(|at, _| *at < begin);
                 txn.remove_range(id, begin..VOLUME_BLOCKS).map(drop)
             }
