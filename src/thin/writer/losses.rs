@@ -1,9 +1,10 @@
-//! Whose writes are gone. Volumes of a pool share one transaction, and what takes that
-//! back takes back what all of them have written.
+//! Committing what volumes have written. Volumes of a pool share one transaction, and
+//! what takes that back takes back what all of them have written: each is told.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::error::Error;
+use super::{Mutator, PoolWriter, State};
+use crate::error::{Error, Result};
 
 /// Volumes that have written, and those that have not been told what became of it.
 #[derive(Default)]
@@ -34,5 +35,38 @@ impl Losses {
         let why = self.lost.remove(&id)?;
         let text = format!("what was written to device {id} was taken back: {why}");
         Some(Error::Aborted(text))
+    }
+}
+
+impl PoolWriter {
+    /// Commits what volumes have written, if anything.
+    ///
+    /// # Errors
+    /// As a transaction's commit.
+    pub fn flush_volumes(&self) -> Result<()> {
+        self.commit_volumes(&mut *self.lock()?)
+    }
+
+    /// As [`Self::flush_volumes`], for the volume of this id.
+    ///
+    /// # Errors
+    /// As [`super::WritableVolume::flush`].
+    pub fn flush_volume(&self, id: u64) -> Result<()> {
+        let mut state = self.lock()?;
+        if let Some(lost) = state.losses.tell(id) {
+            return Err(lost);
+        }
+        let answer = self.commit_volumes(&mut state);
+        // This one has been told.
+        state.losses.tell(id);
+        answer
+    }
+
+    fn commit_volumes(&self, state: &mut State) -> Result<()> {
+        if state.closed || state.mutator != Mutator::Volumes {
+            return Ok(());
+        }
+        state.mutator = Mutator::None;
+        self.commit(state)
     }
 }

@@ -247,36 +247,3 @@ impl WritableVolume {
         Ok(())
     }
 }
-
-impl PoolWriter {
-    /// Commits what volumes have written, if anything.
-    ///
-    /// # Errors
-    /// As a transaction's commit.
-    pub fn flush_volumes(&self) -> Result<()> {
-        self.commit_volumes(&mut *self.lock()?)
-    }
-
-    /// As [`Self::flush_volumes`], for the volume of this id.
-    ///
-    /// # Errors
-    /// As [`WritableVolume::flush`].
-    pub fn flush_volume(&self, id: u64) -> Result<()> {
-        let mut state = self.lock()?;
-        if let Some(lost) = state.losses.tell(id) {
-            return Err(lost);
-        }
-        let answer = self.commit_volumes(&mut state);
-        // This one has been told.
-        state.losses.tell(id);
-        answer
-    }
-
-    fn commit_volumes(&self, state: &mut State) -> Result<()> {
-        if state.closed || state.mutator != Mutator::Volumes {
-            return Ok(());
-        }
-        state.mutator = Mutator::None;
-        self.commit(state)
-    }
-}

@@ -44,7 +44,7 @@ fn write_some(
     judge_some(&recorded, numbers.len(), seed, super::judge_pool).unwrap();
     let mut chance = Chance::of_case(seed, &recorded.name, 1);
     let mut crashes = recorded.crashes(&mut chance);
-    let mut number = numbers.start;
+    let (mut number, mut passed_over) = (numbers.start, 0);
     while number < numbers.end && !crashes.is_empty() {
         let crash = crashes.swap_remove(chance.index(crashes.len()));
         let (before, after) = recorded.around(&crash);
@@ -53,6 +53,11 @@ fn write_some(
             continue;
         };
         let is_new = std::ptr::eq(after, recorded.expected(&crash));
+        // As many of either, as far as there are any.
+        if is_new == number.is_multiple_of(2) && passed_over < 300 {
+            passed_over += 1;
+            continue;
+        }
         let json = format!(
             "{{\"history\": {:?}, \"expected\": {:?}, \"old\": {}, \"new\": {}}}\n",
             recorded.name,

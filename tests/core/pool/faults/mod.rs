@@ -3,6 +3,7 @@
 
 mod cases;
 mod losses;
+mod making;
 mod metadata;
 mod space;
 mod volumes;
