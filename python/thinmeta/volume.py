@@ -237,6 +237,8 @@ class WritableVolume(_Content):
         Raises:
             PoisonedError: A write or a flush failed; the pool has to be opened again.
             NoSpaceError: There is no metadata left; what was not committed is gone.
+            AbortedError: What was written here was taken back, as a change of another
+                volume failed. Told once.
         """
         if not self.closed:
             self._native.flush()
