@@ -89,6 +89,9 @@ impl DataMap {
     /// As [`Self::open`].
     pub fn go_back(&mut self, blocks: &Arc<BlockManager>, root: &SpaceMapRoot) -> Result<()> {
         let mut map = Self::open(blocks, root, self.checker.is_some())?;
+        if let Some(checker) = &mut map.checker {
+            checker.withholds(self.core.free.withheld());
+        }
         let free = std::mem::replace(&mut self.core.free, FreeMap::new(0));
         map.core.free = free.rolled_back(map.core.free.available(), map.core.nr_blocks);
         *self = map;
@@ -340,13 +343,39 @@ impl DataMap {
     /// # Errors
     /// A law of the map is broken, when it is checked.
     pub fn committed(&mut self) -> Result<()> {
-        self.core.free.committed(0, None);
+        self.committed_beside_views(0, None)
+    }
+
+    /// As [`Self::committed`], where views of commits before `generation` are open, the
+    /// newest of `newest`: what was freed is withheld until they are closed.
+    ///
+    /// # Errors
+    /// As [`Self::committed`].
+    pub(crate) fn committed_beside_views(
+        &mut self,
+        generation: u64,
+        newest: Option<u64>,
+    ) -> Result<()> {
+        self.core.free.committed(generation, newest);
         match &mut self.checker {
             Some(checker) => {
-                checker.committed(std::iter::empty());
+                checker.committed(self.core.free.withheld());
                 checker.counted_free(self.core.free.available())
             }
             None => Ok(()),
+        }
+    }
+
+    /// Blocks that only open views keep from being handed out.
+    pub(crate) fn withheld_blocks(&self) -> u64 {
+        self.core.free.withheld_blocks()
+    }
+
+    /// Views of commits before `oldest` are closed.
+    pub(crate) fn views_closed(&mut self, oldest: Option<u64>) {
+        self.core.free.views_closed(oldest);
+        if let Some(checker) = &mut self.checker {
+            checker.withholds(self.core.free.withheld());
         }
     }
 }

@@ -213,7 +213,8 @@ impl FreeMap {
         known.change(&mut self.touched, bitmap);
     }
 
-    /// Whether a block went out of use that was in use at the last commit.
+    /// Whether a block went out of use that was in use at the last commit, or is read by
+    /// a view.
     pub fn was_freed(&self, block: u64) -> bool {
         let (word, bit) = place(block);
         // A bitmap that nobody knows has not changed.
@@ -223,7 +224,7 @@ impl FreeMap {
 
     /// Whether there is any such block.
     pub fn has_freed(&self) -> bool {
-        self.freed
+        self.freed || self.withheld_blocks > 0
     }
 
     /// Whether a block can be handed out, of a bitmap that is known.
@@ -354,6 +355,7 @@ impl FreeMap {
         }
         self.wanted = self.handed_out.clamp(MIN_RUN, MAX_RUN);
         self.handed_out = 0;
+        self.freed = false;
         self.patience = self.patience.saturating_sub(1);
         if self.patience == 0 {
             self.longest = u64::MAX;

@@ -451,6 +451,15 @@ impl TransactionManager {
         self.views_closed.store(true, Ordering::Release);
     }
 
+    /// Which commit is the last, and of which there are views: the oldest, and the newest
+    /// of those before it.
+    pub(crate) fn open_views(&self) -> (u64, Option<u64>, Option<u64>) {
+        let views = self.lock_views();
+        let open = views.open.iter().copied();
+        let before = open.clone().filter(|open| *open < views.generation);
+        (views.generation, open.min(), before.max())
+    }
+
     fn lock_views(&self) -> MutexGuard<'_, Views> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }

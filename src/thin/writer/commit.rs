@@ -59,9 +59,9 @@ impl PoolWriter {
             Ok(superblock) => {
                 state.data_written = false;
                 state.losses.committed();
-                let ended = state.work.has_committed(superblock);
+                state.work.has_committed(superblock);
                 self.publish(state);
-                ended
+                state.work.hand_back(&self.manager)
             }
             Err(error) => self.failed(state, error, reached),
         }

@@ -44,6 +44,7 @@ impl PoolTransaction {
         let mut state = self.writer.lock()?;
         self.check(&state)?;
         let own = &mut state.work;
+        own.notice_readers(&self.writer.manager);
         self.writer.manager.change(|txn| work(own, txn))
     }
 
@@ -119,6 +120,7 @@ impl PoolTransaction {
         let mut state = self.writer.lock()?;
         self.check(&state)?;
         let own = &mut state.work;
+        own.notice_readers(&self.writer.manager);
         let answer = self.writer.manager.change(|txn| own.allocate_data(txn));
         state.note_space(&answer);
         answer

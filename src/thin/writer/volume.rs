@@ -200,8 +200,9 @@ impl WritableVolume {
 
     /// The pool, for a volume's change.
     fn begin(&self) -> Result<std::sync::MutexGuard<'_, State>> {
-        let state = self.writer.lock()?;
+        let mut state = self.writer.lock()?;
         self.writer.check_writable(&state)?;
+        state.work.notice_readers(&self.writer.manager);
         if let Mutator::Transaction(_) = state.mutator {
             let text = "the pool has a transaction open: a volume cannot be changed meanwhile";
             return Err(Error::usage(text));

@@ -14,7 +14,7 @@ use crate::btree::{self, BTree, Plain, TreeType, Wait};
 use crate::disk_space::DataMap;
 use crate::error::{Damage, Error, Result};
 use crate::thin::{DeviceDetails, DeviceInfo, MappingValue, Superblock};
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, TransactionManager};
 use crate::units::BlockNr;
 
 /// The kernel keeps a tenth of the metadata back, and no more than this, so that
@@ -121,11 +121,25 @@ impl Work {
     }
 
     /// The transaction is durable, and another begins.
-    pub fn has_committed(&mut self, superblock: Box<BlockData>) -> Result<()> {
+    pub fn has_committed(&mut self, superblock: Box<BlockData>) {
         self.committed = superblock;
         self.committed_holds.clone_from(&self.holds);
         self.begin();
-        self.map.committed()
+    }
+
+    /// What the last commit has freed can be used again, but for what is being read of
+    /// the commits before it.
+    pub fn hand_back(&mut self, manager: &TransactionManager) -> Result<()> {
+        let (generation, _, newest) = manager.open_views();
+        self.map.committed_beside_views(generation, newest)
+    }
+
+    /// Takes note of readers that are done.
+    pub fn notice_readers(&mut self, manager: &TransactionManager) {
+        if self.map.withheld_blocks() > 0 {
+            let (_, oldest, _) = manager.open_views();
+            self.map.views_closed(oldest);
+        }
     }
 
     fn begin(&mut self) {

@@ -158,3 +158,29 @@ fn what_readers_have_stays_as_it_was() {
     drop(old);
     super::world::assert_clean(&writer.current().unwrap());
 }
+
+#[test]
+fn data_that_somebody_reads_of_an_older_commit_is_not_used_again() {
+    let (writer, _) = create(memory(64), 3);
+    let txn = writer.transaction().unwrap();
+    txn.create_thin(0).unwrap();
+    let block = txn.allocate_data().unwrap();
+    txn.insert(0, 0, block).unwrap();
+    txn.commit().unwrap();
+    let reader = writer.current().unwrap();
+    let txn = writer.transaction().unwrap();
+    txn.remove(0, 0).unwrap();
+    txn.commit().unwrap();
+    // The block is free on the disk, but its content is still looked at.
+    assert_eq!(writer.current().unwrap().free_blocks().0, 3);
+    let take_all = || {
+        let txn = writer.transaction().unwrap();
+        let taken: Vec<u64> = std::iter::from_fn(|| txn.allocate_data().ok()).collect();
+        let refused = txn.insert(0, 9, block).is_err();
+        txn.abort().unwrap();
+        (taken.len(), taken.contains(&block), refused)
+    };
+    assert_eq!(take_all(), (2, false, true));
+    drop(reader);
+    assert_eq!(take_all(), (3, true, false));
+}
