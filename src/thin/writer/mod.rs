@@ -234,10 +234,11 @@ impl PoolWriter {
     /// What the pool allows.
     #[must_use]
     pub fn state(&self) -> PoolState {
-        let Ok(state) = self.lock() else {
+        let Ok(mut state) = self.lock() else {
             // Something of it is just being written.
             return PoolState::Write;
         };
+        state.work.notice_readers(&self.manager);
         match &state.mode {
             Mode::Failed(_) => PoolState::Failed,
             Mode::ReadOnly(_) => PoolState::ReadOnly,
