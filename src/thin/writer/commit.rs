@@ -126,7 +126,7 @@ impl PoolWriter {
     /// Goes back to the last commit. What failed before block 0 was touched is told
     /// to whoever opens the pool next, if that can be written; after it, nothing is
     /// known and nothing more is written.
-    fn failed(&self, state: &mut State, error: Error, reached: bool) -> Result<()> {
+    pub(super) fn failed(&self, state: &mut State, error: Error, reached: bool) -> Result<()> {
         let back = self.roll_back(state);
         state.losses.taken_back(&error);
         // Space is no reason to have anything checked; nor is a call out of order.

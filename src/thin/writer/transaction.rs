@@ -330,6 +330,10 @@ impl PoolTransaction {
         self.check(&state)?;
         state.mutator = Mutator::None;
         if let Some(cause) = self.writer.manager.aborted() {
+            if let Err(poisoned) = self.writer.manager.blocks().check_poison() {
+                // A block was written early, and that failed.
+                return self.writer.failed(&mut state, poisoned, false);
+            }
             self.writer.roll_back(&mut state)?;
             return Err(Error::Aborted(cause));
         }

@@ -154,8 +154,6 @@ fn fails(case: &Case, fault: Fault, writes: u64) -> bool {
         Err(Error::CommitFailed {
             needs_check_set, ..
         }) => needs_check_set,
-        // There was nothing left to commit.
-        Err(Error::Poisoned(_)) if early => false,
         other => panic!("{at}: {other:?}"),
     };
     assert!(opened.faulty.was_poisoned(), "{at}");
@@ -164,7 +162,7 @@ fn fails(case: &Case, fault: Fault, writes: u64) -> bool {
     if superblock || second_flush {
         assert_eq!(counts(), [writes, 1 + u64::from(second_flush)], "{at}");
         assert!(!needs_check_set, "{at}");
-    } else if !early {
+    } else {
         assert_eq!(needs_check_set, !fault.lasting, "{at}");
     }
     // What was written and not flushed may be there all the same.
