@@ -1,6 +1,10 @@
-"""Making pools, and pools that may not be changed."""
+"""Making pools, and pools that may not or cannot be changed."""
 
+import pickle
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +90,49 @@ def test_sizes_that_cannot_be_leave_no_file(
     with pytest.raises(error):
         thinmeta.Pool.create(path, **arguments)
     assert not path.exists()
+
+
+@contextmanager
+def no_file_longer_than(size_bytes: int) -> Iterator[None]:
+    """What is written past it fails, as on a disk that is broken there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_commit_that_cannot_be_written_asks_for_a_check(image: Path) -> None:
+    with thinmeta.open_pool(image, mode="r+") as pool:
+        with pool.transaction() as txn:
+            txn.create_thin(1)
+        device, txn = pool.devices[1], pool.transaction()
+        txn.create_thin(2)
+        # Block 0 can be written, and none of the transaction's.
+        with no_file_longer_than(BLOCK), pytest.raises(thinmeta.PoisonedError) as caught:
+            txn.commit()
+        assert caught.value.needs_check_set
+        copied = pickle.loads(pickle.dumps(caught.value))
+        assert copied.needs_check_set and str(copied) == str(caught.value)
+        assert txn.ended and pool.state == "read_only"
+        assert (list(pool.devices), device.mapped_blocks) == ([1], 0)
+        assert pool.superblock.needs_check
+        with pytest.raises(thinmeta.ReadOnlyError, match="has to be reopened"):
+            pool.transaction()
+    with thinmeta.open_pool(image, mode="r+") as pool:
+        assert pool.superblock.needs_check and pool.state == "read_only"
+        assert list(pool.devices) == [1]
+        assert not [each for each in thinmeta.check(pool).findings if each.severity == "fatal"]
+
+
+def test_a_commit_of_which_nothing_can_be_written_asks_for_nothing(image: Path) -> None:
+    before = image.read_bytes()
+    with thinmeta.open_pool(image, mode="r+") as pool:
+        txn = pool.transaction()
+        txn.create_thin(2)
+        with no_file_longer_than(0), pytest.raises(thinmeta.PoisonedError) as caught:
+            txn.commit()
+        assert not caught.value.needs_check_set
+        assert not pool.superblock.needs_check
+    assert image.read_bytes() == before
