@@ -156,6 +156,8 @@ pub enum Error {
         /// What was expected.
         expected: u64,
     },
+    /// What was written is not there any more: the failure of something else took it back.
+    TakenBack(String),
     /// A commit to a pool failed.
     CommitFailed {
         /// Why.
@@ -286,7 +288,7 @@ impl fmt::Display for Error {
                 write!(f, "{source} (needs_check was set in the superblock)")
             }
             Self::WouldBlock => f.write_str("the answer is not in the cache"),
-            Self::Usage(text) => f.write_str(text),
+            Self::Usage(text) | Self::TakenBack(text) => f.write_str(text),
             Self::NoSpace { space, reason } => write!(f, "no {space} space left: {reason}"),
             Self::ReadOnly(text) => write!(f, "read-only: {text}"),
             Self::AlreadyFormatted { path, reason } => write!(

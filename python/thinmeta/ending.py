@@ -23,7 +23,7 @@ class Ending:
     :class:`ResourceWarning`.
     """
 
-    __slots__ = ("__weakref__", "_native")
+    __slots__ = ("__weakref__", "_native", "_settled")
 
     _native: _core.StoreTransaction | _core.PoolTransaction
 
@@ -39,6 +39,10 @@ class Ending:
         traceback: TracebackType | None,
     ) -> None:
         if self.ended:
+            if raised is None and not getattr(self, "_settled", False):
+                raise UsageError(
+                    "nothing was committed: what the transaction changes was closed before it ended"
+                )
             return
         if raised is None:
             self.commit()
@@ -67,6 +71,7 @@ class Ending:
 
     def commit(self) -> None:
         """Make all changes durable, at once, and end the transaction."""
+        self._settled = True
         self._native.commit()
 
     def abort(self) -> None:
@@ -75,4 +80,5 @@ class Ending:
         Raises:
             UsageError: The transaction has ended.
         """
+        self._settled = True
         self._native.abort()

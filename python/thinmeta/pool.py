@@ -194,6 +194,9 @@ class Pool:
 
         Raises:
             PoisonedError: The commit failed; the pool is closed all the same.
+            AbortedError: So it is when writes of a volume were taken back and nobody was
+                told yet.
+            UsageError: The pool is in the middle of a call of this thread; it stays open.
         """
         self._native.close()
 

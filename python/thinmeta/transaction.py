@@ -91,9 +91,10 @@ class PoolTransaction(Ending):
             try:
                 self._before_commit()
             except BaseException:
-                self._native.abort()
+                if not self.ended:
+                    self.abort()
                 raise
-        self._native.commit()
+        super().commit()
 
     def create_thin(self, device_id: int) -> None:
         """Make a thin device without mappings.

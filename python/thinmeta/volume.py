@@ -167,6 +167,9 @@ class WritableVolume(_Content):
     are open for writing share one transaction, so that flushing one commits them all;
     while they have changes that are not committed, :meth:`thinmeta.Pool.transaction`
     raises :class:`UsageError`, and the other way around. Closing the pool commits too.
+
+    :class:`io.BufferedRandom` may be put around it for small writes. Its ``flush`` gives
+    what it has to the volume and does not commit: flush the volume after it, or close.
     """
 
     _native: _core.WritableVolume
@@ -186,8 +189,9 @@ class WritableVolume(_Content):
             How many bytes were written. The volume does not grow.
 
         Raises:
-            NoSpaceError: There are not enough free data blocks, or no metadata is left;
-                nothing was written.
+            NoSpaceError: There are not enough free data blocks, or only the metadata
+                that is kept for freeing space: nothing was written. Where metadata runs
+                out half-way, all that no volume of the pool has flushed is taken back.
             UsageError: A transaction of the pool is open, or the pool is closed.
             ReadOnlyError: The pool's state is ``"read_only"``.
             NoSuchDeviceError: The device was deleted.

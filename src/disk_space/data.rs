@@ -266,12 +266,16 @@ impl DataMap {
         self.core.free.want(blocks);
     }
 
-    /// Adds free blocks at the end.
+    /// What [`Self::extend`] would refuse.
     ///
     /// # Errors
-    /// [`Error::Usage`] past 2^40 blocks, [`Error::NoSpace`] when the metadata
-    /// cannot hold their counts; nothing is changed then.
-    pub fn extend(&mut self, txn: &mut Transaction, more: u64) -> Result<()> {
+    /// As [`Self::extend`].
+    pub(crate) fn check_extend(&self, txn: &Transaction, more: u64) -> Result<()> {
+        self.growth(txn, more).map(drop)
+    }
+
+    /// The bitmaps of so many blocks more.
+    fn growth(&self, txn: &Transaction, more: u64) -> Result<Range<u64>> {
         let size = self.core.nr_blocks.checked_add(more);
         let size = size
             .filter(|size| *size <= MAX_DATA_BLOCKS)
@@ -288,6 +292,17 @@ impl DataMap {
                 format!("{more} data blocks more need {needed} blocks of it, {free} are free");
             return Err(Error::no_metadata_space(reason));
         }
+        Ok(new)
+    }
+
+    /// Adds free blocks at the end.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] past 2^40 blocks, [`Error::NoSpace`] when the metadata
+    /// cannot hold their counts; nothing is changed then.
+    pub fn extend(&mut self, txn: &mut Transaction, more: u64) -> Result<()> {
+        let new = self.growth(txn, more)?;
+        let (size, needed) = (self.core.nr_blocks + more, blocks_for(new.end - new.start));
         if more > 0 {
             self.core.complete_last(txn.blocks())?;
         }

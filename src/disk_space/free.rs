@@ -217,9 +217,12 @@ impl FreeMap {
     /// a view.
     pub fn was_freed(&self, block: u64) -> bool {
         let (word, bit) = place(block);
-        // A bitmap that nobody knows has not changed.
-        let known = self.known.get(&(block / PER_BITMAP));
-        known.is_some_and(|known| known.before[word] & !known.now[word] & bit != 0)
+        let bitmap = block / PER_BITMAP;
+        match self.known.get(&bitmap) {
+            Some(known) => known.before[word] & !known.now[word] & bit != 0,
+            // Nothing of it has changed since the last commit.
+            None => self.withheld_in(bitmap)[word] & bit != 0,
+        }
     }
 
     /// Whether there is any such block.

@@ -70,7 +70,7 @@ fn raised_in(py: Python<'_>, step: &Step, error: Error) -> PyErr {
             instance(py, "AlreadyFormattedError", (path.as_os_str(), reason))
         }
         Error::NoSuchTree(name) => instance(py, "NoSuchTreeError", (name,)),
-        Error::Aborted(_) => instance(py, "AbortedError", (text,)),
+        Error::Aborted(_) | Error::TakenBack(_) => instance(py, "AbortedError", (text,)),
         Error::Poisoned(_) => instance(py, "PoisonedError", (text,)),
         Error::Step { step: name, source } => {
             return raised_in(py, &Step(Some(step.tell(name))), *source);

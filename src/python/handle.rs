@@ -48,6 +48,15 @@ struct Open {
     transaction: Option<Arc<PoolTransaction>>,
 }
 
+impl Open {
+    fn writer(&self) -> Option<Arc<PoolWriter>> {
+        match &self.source {
+            Source::Writer(writer) => Some(Arc::clone(writer)),
+            Source::Reader(_) => None,
+        }
+    }
+}
+
 fn closed() -> Error {
     Error::usage("the pool is closed")
 }
@@ -77,24 +86,37 @@ impl State {
         })
     }
 
+    /// In a child everything of the parent that writes is.
     pub fn is_closed(&self, py: Python<'_>) -> bool {
-        self.lock(py).is_none()
+        !self.is_at_home() || self.lock(py).is_none()
     }
 
     /// Commits what volumes have changed, rolls a transaction back, lets go.
     pub fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(open) = self.lock(py).take() else {
-            return Ok(());
-        };
-        if !self.born.is_here() {
+        if !self.is_at_home() {
             // A child has no business with the parent's devices.
-            std::mem::forget(open);
             return Ok(());
         }
-        detached(py, || match &open.source {
-            Source::Writer(writer) => writer.close(),
-            Source::Reader(_) => Ok(()),
-        })
+        let Some(writer) = self.lock(py).as_ref().map(Open::writer) else {
+            return Ok(());
+        };
+        let answer = detached(py, || {
+            writer.as_ref().map_or(Ok(()), |writer| writer.close())
+        });
+        if writer.is_none_or(|writer| py.detach(|| writer.is_closed())) {
+            let open = self.lock(py).take();
+            py.detach(|| drop(open));
+        }
+        answer
+    }
+
+    /// Refuses a child, before any lock: who holds one may not be there.
+    fn check_home(&self) -> Result<()> {
+        if self.writes {
+            self.born.check()
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether this is the process that opened it, which is one for all readers.
@@ -109,15 +131,9 @@ impl State {
 
     /// Who changes the pool; `None`: it is open for reading.
     pub fn writer(&self, py: Python<'_>) -> PyResult<Option<Arc<PoolWriter>>> {
-        let writer = self.lock(py).as_ref().map(|open| match &open.source {
-            Source::Writer(writer) => Some(Arc::clone(writer)),
-            Source::Reader(_) => None,
-        });
-        let writer = writer.ok_or_else(|| exception(py, closed()))?;
-        if writer.is_some() {
-            self.born.check().map_err(|error| exception(py, error))?;
-        }
-        Ok(writer)
+        self.check_home().map_err(|error| exception(py, error))?;
+        let writer = self.lock(py).as_ref().map(Open::writer);
+        writer.ok_or_else(|| exception(py, closed()))
     }
 
     /// Who changes the pool, which has to be open for that.
@@ -141,6 +157,9 @@ impl State {
 
     /// Lets go of a transaction, which may have ended. To be called detached.
     pub fn let_go(&self, transaction: &Weak<PoolTransaction>) {
+        if !self.is_at_home() {
+            return;
+        }
         let mut open = self.lock_detached();
         let kept = open.as_mut().map(|open| &mut open.transaction);
         let own =
@@ -154,6 +173,9 @@ impl State {
     /// Lets go of what was had of older commits: their blocks are kept from being used
     /// again as long as somebody has them. To be called detached.
     pub fn after_commit(&self) {
+        if !self.is_at_home() {
+            return;
+        }
         let mut open = self.lock_detached();
         let stale = open.as_mut().map(|open| self.forget_older(open));
         drop(open);
@@ -170,26 +192,25 @@ impl State {
 
     /// The core's pool: its last commit.
     pub fn pool(&self, py: Python<'_>) -> PyResult<Arc<Pool>> {
-        self.current(&mut self.lock(py))
-            .map_err(|error| exception(py, error))
+        let current = self
+            .check_home()
+            .and_then(|()| self.current(&mut self.lock(py)));
+        current.map_err(|error| exception(py, error))
     }
 
     fn current(&self, open: &mut Option<Open>) -> Result<Arc<Pool>> {
         let open = open.as_mut().ok_or_else(closed)?;
         match &open.source {
             Source::Reader(pool) => Ok(Arc::clone(pool)),
-            Source::Writer(writer) => {
-                // In a child its locks may be held by threads that are not there.
-                self.born.check()?;
-                writer.current()
-            }
+            Source::Writer(writer) => writer.current(),
         }
     }
 
     /// A device, which lives until the pool is closed or another commit is made.
     pub fn device(&self, py: Python<'_>, id: u64) -> PyResult<Arc<ThinDevice>> {
         if let Some(device) = self
-            .known(&mut self.lock(py), id)
+            .check_home()
+            .and_then(|()| self.known(&mut self.lock(py), id))
             .map_err(|error| exception(py, error))?
         {
             return Ok(device);
@@ -199,15 +220,13 @@ impl State {
 
     fn known(&self, open: &mut Option<Open>, id: u64) -> Result<Option<Arc<ThinDevice>>> {
         let open = open.as_mut().ok_or_else(closed)?;
-        if self.writes {
-            self.born.check()?;
-        }
         self.forget_older(open);
         Ok(open.devices.get(&id).cloned())
     }
 
     /// As [`Self::device`], detached.
     fn find(&self, id: u64) -> Result<Arc<ThinDevice>> {
+        self.check_home()?;
         let mut open = self.lock_detached();
         if let Some(device) = self.known(&mut open, id)? {
             return Ok(device);

@@ -253,8 +253,12 @@ impl Pool {
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Delta> {
-        let (left, right) = (self.state.device(py, left)?, self.state.device(py, right)?);
-        let work = |task: &Task<'_>| delta(&left, &right, same, task);
+        // Both of one commit.
+        let pool = self.state.pool(py)?;
+        let work = |task: &Task<'_>| {
+            let (left, right) = (pool.device_by_id(left)?, pool.device_by_id(right)?);
+            delta(&left, &right, same, task)
+        };
         watched(py, progress, threads, work).map(Delta::new)
     }
 

@@ -479,5 +479,17 @@ def test_a_report_that_cannot_be_printed_is_a_failure_of_its_own(
             command.argv("delete", meta, 3), stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert run.returncode == 3
-    assert run.stderr == b"thinmeta: standard output: No space left on device\n"
+    why = b"No space left on device (the change of the pool was made)"
+    assert run.stderr == b"thinmeta: standard output: " + why + b"\n"
     assert 3 not in listing(meta).devices
+
+
+def test_a_dry_run_of_a_new_pool_asks_for_its_folder(
+    command: ThinmetaCommand, tmp_path: Path
+) -> None:
+    sizes = ("--data-block-size", "64K", "--data-blocks", 10, "--metadata-blocks", 100)
+    place = tmp_path / "none" / "meta"
+    for more in ((), ("-n",)):
+        done = command("create", "--pool", *sizes, *more, place)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "No such file or directory" in done.stderr

@@ -59,6 +59,11 @@ def test_making_a_pool_over_something_wants_to_be_told(image: Path, tmp_path: Pa
     with pytest.raises(thinmeta.NoSpaceError):
         thinmeta.Pool.create(image, data_block_size_sectors=128, data_blocks=2**30, overwrite=True)
     assert image.read_bytes() == before
+    short = tmp_path / "short"
+    short.write_bytes(bytes(BLOCK))
+    with pytest.raises(thinmeta.UsageError, match="do not fit"):
+        thinmeta.Pool.create(image, **CREATE, metadata_blocks=500, overwrite=True, data=short)
+    assert image.read_bytes() == before
     with thinmeta.Pool.create(image, **CREATE, overwrite=True) as pool:
         assert not pool.devices
         assert thinmeta.check(pool).is_clean

@@ -45,8 +45,8 @@ def test_every_state_is_the_models_and_sound_for_both_generations_of_the_tools(
                 if newer:
                     copy = tmp_path / f"{seed}-{step}.img"
                     shutil.copyfile(history.image, copy)
-                    model = deepcopy(history.model)
-                    judged.append(beside.submit(judge_by_newer, newer, copy, model, where))
+                    models = deepcopy((history.model, history.held))
+                    judged.append(beside.submit(judge_by_newer, newer, copy, models, where))
                 while len(judged) > 64:
                     judged.popleft().result()
                 history.reopen()
@@ -70,11 +70,16 @@ def judge(thin_tools: ThinTools, history: History, where: str) -> None:
         assert held == thin_tools.dump(image, "-m"), where
 
 
-def judge_by_newer(newer: NewerTools, image: Path, model: PoolModel, where: str) -> None:
+def judge_by_newer(
+    newer: NewerTools, image: Path, models: tuple[PoolModel, PoolModel | None], where: str
+) -> None:
+    model, held = models
     checked = newer.run("thin_check", image)
     assert checked.returncode == 0, (where, checked)
     assert not complaints(checked), where
     assert PoolModel.from_xml(newer.dump(image)) == model, where
+    if held:
+        assert PoolModel.from_xml(newer.dump(image, "-m")) == held, where
     image.unlink()
 
 

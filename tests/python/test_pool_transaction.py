@@ -407,6 +407,14 @@ def test_before_commit_comes_before_anything_is_durable(pool: thinmeta.Pool, ima
     with pytest.raises(NotNowError), pool.transaction(before_commit=refuse) as txn:
         txn.delete(3)
     assert txn.ended and 3 in pool.devices
+
+    def end_and_refuse() -> None:
+        txn.abort()
+        raise NotNowError
+
+    txn = pool.transaction(before_commit=end_and_refuse)
+    with pytest.raises(NotNowError):
+        txn.commit()
     assert image.read_bytes() == before
 
 
@@ -431,6 +439,13 @@ def test_closing_the_pool_rolls_back(pool: thinmeta.Pool, image: Path) -> None:
         txn.commit()
     with thinmeta.open_pool(image, mode="r+") as again:
         assert 50 not in again.devices
+
+
+def test_a_block_that_is_left_after_its_pool_was_closed_says_that_nothing_was_committed(
+    pool: thinmeta.Pool,
+) -> None:
+    with pytest.raises(thinmeta.UsageError, match="nothing was committed"), pool.transaction():
+        pool.close()
 
 
 def test_a_forgotten_transaction_is_rolled_back_and_told_of(pool: thinmeta.Pool) -> None:
@@ -492,6 +507,39 @@ def test_other_threads_read_while_one_changes(pool: thinmeta.Pool) -> None:
     assert not failures, failures[0]
 
 
+def test_two_volumes_are_compared_as_of_one_commit(pool: thinmeta.Pool) -> None:
+    over = threading.Event()
+
+    def commit() -> None:
+        at = 100
+        while not over.is_set():
+            with pool.transaction() as txn:
+                # Both change, and stay alike.
+                for device_id in (1, 2):
+                    txn.insert(device_id, virtual_block=at % 50 + 20, data_block=at % 800 + 150)
+            at += 1
+
+    with pool.transaction() as txn:
+        txn.insert(1, virtual_block=0, data_block=100)
+    thread = threading.Thread(target=commit)
+    thread.start()
+    try:
+        for _ in range(3000):
+            assert len(pool.delta(1, 2)) == 0
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_what_becomes_free_is_seen_by_the_next_transaction(pool: thinmeta.Pool) -> None:
+    assert pool.devices[1].mapped_blocks == 10
+    with pool.transaction() as txn:
+        txn.delete(1)
+        txn.delete(2)
+    with pool.transaction() as txn:
+        assert txn.free_data_blocks == pool.free_data_blocks == DATA_BLOCKS
+
+
 def test_a_forked_child_leaves_the_pool_alone(pool: thinmeta.Pool, image: Path) -> None:
     txn, device = pool.transaction(), pool.devices[1]
     txn.create_thin(40)
@@ -512,7 +560,8 @@ def test_a_forked_child_leaves_the_pool_alone(pool: thinmeta.Pool, image: Path) 
                 if "fork" in str(error):
                     continue
             os._exit(1)
-        os._exit(0)
+        pool.close()
+        os._exit(0 if pool.closed else 1)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

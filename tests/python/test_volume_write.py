@@ -377,7 +377,7 @@ def test_an_external_origin_cannot_use_the_pool_that_reads_it(pool: thinmeta.Poo
 
     class Origin(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            for use in (pool.transaction, other.flush, lambda: other.write(b"x")):
+            for use in (pool.transaction, other.flush, lambda: other.write(b"x"), pool.close):
                 with pytest.raises(thinmeta.UsageError, match="in the middle of a call"):
                     use()
                 asked.append(use)
@@ -390,7 +390,8 @@ def test_an_external_origin_cannot_use_the_pool_that_reads_it(pool: thinmeta.Poo
         volume.write(b"x")
         volume.seek(0)
         assert volume.read(3) == b"xoo"
-    assert asked
+    assert asked and not pool.closed
+    assert pool.devices[1].mapped_blocks == 1
     other.close()
 
 

@@ -11,7 +11,7 @@ import stat
 
 from thinmeta.cli.lvm import warn_about_lvm
 from thinmeta.cli.options import CHANGING, parse
-from thinmeta.cli.output import write_json, write_text
+from thinmeta.cli.output import flush_stdout, write_json, write_text
 from thinmeta.errors import ThinmetaError
 from thinmeta.pool import open_pool
 from thinmeta.report import count, human_bytes
@@ -208,6 +208,16 @@ def print_outcome(
         text: The same in words, without a line feed.
         more: What else the JSON has to say, before the state of the pool.
     """
+    try:
+        _print(parsed, outcome, text, more)
+        flush_stdout()
+    except OSError as error:
+        if not outcome.dry_run and not isinstance(error, BrokenPipeError):
+            error.strerror = f"{error.strerror} (the change of the pool was made)"
+        raise
+
+
+def _print(parsed: Parsed, outcome: Outcome, text: str, more: dict[str, Any] | None) -> None:
     if not parsed.has("json"):
         write_text(text + "\n")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -55,6 +56,7 @@ def create_pool(parsed: Parsed) -> int:
         ) as pool:
             return pool._native.metadata_space()[0]
 
+    warn_about_lvm(path)
     try:
         if dry_run:
             made_blocks = _try(path, metadata_blocks, make, overwrite=overwrite)
@@ -63,8 +65,6 @@ def create_pool(parsed: Parsed) -> int:
     except AlreadyFormattedError as error:
         # The class says it in words of Python.
         raise ThinmetaError(f"{error.path}: {error.reason}; --overwrite replaces it") from error
-    warn_about_lvm(path)
-
     data, metadata = data_blocks * block_bytes, made_blocks * METADATA_BLOCK_BYTES
     if parsed.has("json"):
         write_json(
@@ -132,6 +132,10 @@ def _try(
         if is_device and blocks > there:
             raise UsageError(f"{path}: the device has {there} metadata blocks, not {blocks}")
         blocks = max(blocks, min(there, MAX_METADATA_BLOCKS))
+    elif not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
+        there = os.path.isdir(os.path.dirname(path) or ".")
+        code = errno.EACCES if there else errno.ENOENT
+        raise OSError(code, os.strerror(code), path)
 
     import tempfile
 

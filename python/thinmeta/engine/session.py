@@ -141,7 +141,7 @@ class StoreTransaction(Ending):
             NoSpaceError: There is no room; everything is as before the transaction.
             UsageError: The transaction has ended.
         """
-        self._native.commit()
+        super().commit()
 
 
 class StoreView:

@@ -92,7 +92,7 @@ impl PoolWriter {
     /// side by side, and both before block 0 is touched. `reached`: it was.
     fn write_commit(&self, state: &mut State, reached: &mut bool) -> Result<Box<BlockData>> {
         let work = &mut state.work;
-        self.manager.change(|txn| work.prepare(txn))?;
+        self.change(|txn| work.prepare(txn))?;
         let mut superblock = Box::new(BlockData::zeroed());
         thread::scope(|scope| {
             let mut flushing = None;

@@ -116,6 +116,10 @@ impl PoolWriter {
         if !options.overwrite {
             check_unformatted(&**device)?;
         }
+        // Before the file is made longer.
+        if let Some(data) = &data {
+            check_data_size(&**data, &new_superblock(options), options.data_blocks)?;
+        }
         let bytes = options.metadata_blocks.unwrap_or_default() * BLOCK_BYTES as u64;
         device.grow(bytes)?;
         if device.was_made() {

@@ -29,6 +29,11 @@ impl Work {
         )
     }
 
+    /// Refuses a growth of the data device that cannot be, before anything is made longer.
+    pub fn check_data_growth(&self, txn: &Transaction, blocks: u64) -> Result<()> {
+        self.map.check_extend(txn, self.data_growth(blocks)?)
+    }
+
     /// Adds data blocks at the end, which the data device has by now.
     pub fn grow_data(&mut self, txn: &mut Transaction, more: u64) -> Result<()> {
         if more > 0 {
@@ -48,13 +53,17 @@ impl Work {
     }
 }
 
-/// Sees to it that the metadata device has so many blocks; how many more that are
-/// than it counts now. A file is made longer, and stays so.
-pub(super) fn make_room(blocks: &BlockManager, now: u64, wanted: u64) -> Result<u64> {
-    let more = more("the metadata device", now, wanted, MAX_METADATA_BLOCKS)?;
-    if more > 0 {
+/// How many blocks the metadata would gain.
+pub(super) fn metadata_growth(now: u64, wanted: u64) -> Result<u64> {
+    more("the metadata device", now, wanted, MAX_METADATA_BLOCKS)
+}
+
+/// Sees to it that the metadata device has so many blocks. A file is made longer, and
+/// stays so.
+pub(super) fn make_room(blocks: &BlockManager, now: u64, wanted: u64) -> Result<()> {
+    if metadata_growth(now, wanted)? > 0 {
         blocks.device().grow_to(wanted * BLOCK_BYTES as u64)?;
         blocks.refresh_size()?;
     }
-    Ok(more)
+    Ok(())
 }

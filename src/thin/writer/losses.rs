@@ -34,7 +34,20 @@ impl Losses {
     pub fn tell(&mut self, id: u64) -> Option<Error> {
         let why = self.lost.remove(&id)?;
         let text = format!("what was written to device {id} was taken back: {why}");
-        Some(Error::Aborted(text))
+        Some(Error::TakenBack(text))
+    }
+
+    /// What nobody has been told, for whoever closes the pool.
+    pub fn tell_all(&mut self) -> Option<Error> {
+        let mut lost: Vec<(u64, String)> = self.lost.drain().collect();
+        lost.sort_unstable();
+        let why = lost.first()?.1.clone();
+        let ids: Vec<String> = lost.iter().map(|(id, _)| id.to_string()).collect();
+        let text = format!(
+            "what was written to device {} was taken back: {why}",
+            ids.join(", ")
+        );
+        Some(Error::TakenBack(text))
     }
 }
 
@@ -53,13 +66,14 @@ impl PoolWriter {
     /// As [`super::WritableVolume::flush`].
     pub fn flush_volume(&self, id: u64) -> Result<()> {
         let mut state = self.lock()?;
-        if let Some(lost) = state.losses.tell(id) {
-            return Err(lost);
-        }
+        let lost = state.losses.tell(id);
+        // What was written since then is there all the same.
         let answer = self.commit_volumes(&mut state);
-        // This one has been told.
-        state.losses.tell(id);
-        answer
+        if answer.is_err() {
+            // This one has been told.
+            state.losses.tell(id);
+        }
+        answer.and(lost.map_or(Ok(()), Err))
     }
 
     fn commit_volumes(&self, state: &mut State) -> Result<()> {

@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
+use rustc_hash::FxHashMap;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
+use super::refs::WORD;
 use super::work::Work;
 use crate::btree;
 use crate::error::{Error, Result};
+use crate::task::Task;
 use crate::thin::{Mapping, MappingValue};
 use crate::transaction::Transaction;
 
@@ -44,7 +47,8 @@ impl Work {
             return Ok(());
         }
         let text = format!(
-            "data block {data_block} was freed in this transaction; it can be used after the commit"
+            "data block {data_block} was freed in this transaction, or is being read of an older \
+             commit; it can be used after that"
         );
         Err(Error::Usage(text))
     }
@@ -64,6 +68,10 @@ impl Work {
         self.check_room(txn)?;
         let old = self.find(txn, &live, virtual_block)?;
         let same = old.is_some_and(|old| old.data_block() == data_block);
+        if same && old.is_some_and(|old| old.time() < live.info.snapshotted_time) {
+            // A snapshot may have it too. With a new time it would be written in its place.
+            return Ok(false);
+        }
         let reserved = self.reservations.contains(&data_block);
         if !same && !reserved {
             self.check_not_freed(data_block)?;
@@ -136,8 +144,11 @@ impl Work {
                 }
             }
             self.pending.settle(txn, &mut self.map)?;
-            for block in &mut data {
-                *block = MappingValue::new(*block, self.time).0.to_le();
+            let kept = self.shared_with_snapshots(txn, id, &keys, &data)?;
+            for (row, block) in data.iter_mut().enumerate() {
+                let value = MappingValue::new(*block, self.time);
+                let value = kept.get(&row).copied().unwrap_or(value);
+                *block = value.0.to_le();
             }
             let more = self.change_mappings(txn, id, false, |txn, tree, root| {
                 let done = btree::insert_batch(txn, tree, root, &keys, data.as_bytes())?;
@@ -147,6 +158,43 @@ impl Work {
             added += more;
         }
         Ok(added)
+    }
+
+    /// Rows of a batch that map a block to where it is mapped already, and where a
+    /// snapshot may have it too: they keep the time that says so.
+    fn shared_with_snapshots(
+        &self,
+        txn: &Transaction,
+        id: u64,
+        keys: &[u64],
+        data: &[u64],
+    ) -> Result<FxHashMap<usize, MappingValue>> {
+        let live = self.device(txn, id)?;
+        let mut kept = FxHashMap::default();
+        if live.info.snapshotted_time == 0 || live.info.mapped_blocks == 0 {
+            return Ok(kept);
+        }
+        let mut values = vec![0; keys.len() * WORD];
+        let mut found = vec![0; keys.len()];
+        let (blocks, task) = (txn.blocks(), Task::default());
+        btree::get_many(
+            blocks,
+            live.root,
+            WORD,
+            keys,
+            &mut values,
+            &mut found,
+            &task,
+        )?;
+        let old = values.as_chunks::<WORD>().0.iter().zip(&found).zip(data);
+        for (row, ((old, found), block)) in old.enumerate() {
+            let old = MappingValue(u64::from_le_bytes(*old));
+            let same = *found != 0 && old.data_block() == *block;
+            if same && old.time() < live.info.snapshotted_time {
+                kept.insert(row, old);
+            }
+        }
+        Ok(kept)
     }
 
     /// Unmaps a block; whether it was mapped.

@@ -279,21 +279,40 @@ impl PoolWriter {
     /// everything from now on.
     ///
     /// # Errors
-    /// What the commit says.
+    /// What the commit says; [`Error::TakenBack`] for volumes that nobody has told so;
+    /// [`Error::Usage`], and it stays open, from within a call.
     pub fn close(&self) -> Result<()> {
         let mut state = self.lock()?;
         if state.closed {
             return Ok(());
         }
         let answer = match std::mem::replace(&mut state.mutator, Mutator::None) {
-            Mutator::None => Ok(()),
-            // Nothing of it is on the disk.
-            Mutator::Transaction(_) => Ok(()),
+            // Nothing of a transaction is on the disk.
+            Mutator::None | Mutator::Transaction(_) => Ok(()),
             Mutator::Volumes => self.commit(&mut state),
         };
         state.closed = true;
         self.manager.close();
-        answer
+        let lost = state.losses.tell_all();
+        answer.and(lost.map_or(Ok(()), Err))
+    }
+
+    /// Whether it was closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().is_ok_and(|state| state.closed)
+    }
+
+    /// Changes the metadata. What can be told of a call's arguments is told before the
+    /// first side effect; numbers that are impossible after that came from the disk.
+    fn change<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> Result<T> {
+        self.manager.change(work).map_err(|error| match error {
+            Error::Usage(found) if self.manager.aborted().is_some() => {
+                let expected = "counts that are those of the trees";
+                Damage::new(SUPERBLOCK, "space map", "reference counts", found, expected).into()
+            }
+            other => other,
+        })
     }
 
     fn check_writable(&self, state: &State) -> Result<()> {

@@ -72,13 +72,13 @@ impl WritableVolume {
         bytes: &[u8],
     ) -> Result<()> {
         let new = batch.iter().filter(|part| !part.in_place).count() as u64;
-        let manager = &self.writer.manager;
+        let writer = &self.writer;
         state.mutator = Mutator::Volumes;
         state.losses.wrote(self.id);
         let work = &mut state.work;
         let blocks: Vec<u64> = match new {
             0 => Vec::new(),
-            _ => manager.change(|txn| {
+            _ => writer.change(|txn| {
                 work.map.want_run(new);
                 (0..new).map(|_| work.allocate_data(txn)).collect()
             })?,
@@ -88,14 +88,14 @@ impl WritableVolume {
         let work = &mut state.work;
         if let Err(error) = written {
             let mut unused = blocks.into_iter();
-            manager.change(|txn| unused.try_for_each(|block| work.give_back(txn, block)))?;
+            writer.change(|txn| unused.try_for_each(|block| work.give_back(txn, block)))?;
             return Err(error);
         }
         let mut mapped = batch.iter().filter(|part| !part.in_place).zip(blocks);
         if new == 0 {
             return Ok(());
         }
-        manager.change(|txn| {
+        writer.change(|txn| {
             mapped.try_for_each(|(part, block)| {
                 work.insert(txn, self.id, part.virtual_block, block)
                     .map(drop)

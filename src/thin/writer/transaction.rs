@@ -45,12 +45,13 @@ impl PoolTransaction {
         self.check(&state)?;
         let own = &mut state.work;
         own.notice_readers(&self.writer.manager);
-        self.writer.manager.change(|txn| work(own, txn))
+        self.writer.change(|txn| work(own, txn))
     }
 
     fn look<T>(&self, look: impl FnOnce(&Work, &Transaction) -> Result<T>) -> Result<T> {
-        let state = self.writer.lock()?;
+        let mut state = self.writer.lock()?;
         self.check(&state)?;
+        state.work.notice_readers(&self.writer.manager);
         self.writer.manager.look(|txn| look(&state.work, txn))
     }
 
@@ -121,7 +122,7 @@ impl PoolTransaction {
         self.check(&state)?;
         let own = &mut state.work;
         own.notice_readers(&self.writer.manager);
-        let answer = self.writer.manager.change(|txn| own.allocate_data(txn));
+        let answer = self.writer.change(|txn| own.allocate_data(txn));
         state.note_space(&answer);
         answer
     }
@@ -183,8 +184,8 @@ impl PoolTransaction {
     /// [`Error::Usage`] for less than there is, or more than the device has;
     /// [`Error::NoSpace`] when the metadata cannot hold the counts.
     pub fn grow_data(&self, blocks: u64) -> Result<()> {
-        let superblock = self.look(|work, _| {
-            work.data_growth(blocks)?;
+        let superblock = self.look(|work, txn| {
+            work.check_data_growth(txn, blocks)?;
             Ok(*work.superblock())
         })?;
         if let Some(data) = &self.writer.data {
@@ -193,6 +194,8 @@ impl PoolTransaction {
                 data.grow_to(bytes)?;
             }
             check_data_size(&**data, &superblock, blocks)?;
+            // The new size has to be as durable as the number of blocks.
+            self.writer.lock()?.data_written = true;
         }
         self.change(|work, txn| {
             let more = work.data_growth(blocks)?;
@@ -209,8 +212,11 @@ impl PoolTransaction {
     /// their own counts.
     pub fn grow_metadata(&self, blocks: u64) -> Result<()> {
         let now = self.look(|_, txn| Ok(txn.nr_blocks()))?;
-        let more = grow::make_room(self.writer.manager.blocks(), now, blocks)?;
-        self.change(|work, txn| work.grow_metadata(txn, more))
+        grow::make_room(self.writer.manager.blocks(), now, blocks)?;
+        self.change(|work, txn| {
+            let more = grow::metadata_growth(txn.nr_blocks(), blocks)?;
+            work.grow_metadata(txn, more)
+        })
     }
 
     /// One more reference on each data block of a range, so that none is used again

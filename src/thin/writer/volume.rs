@@ -173,7 +173,6 @@ impl WritableVolume {
         let State { work, .. } = &mut *state;
         let answer = self
             .writer
-            .manager
             .change(|txn| work.remove_range(txn, self.id, first..last));
         if matches!(answer, Ok(removed) if removed > 0) {
             state.mutator = Mutator::Volumes;
@@ -234,7 +233,7 @@ impl WritableVolume {
             if new > free {
                 let reason = format!(
                     "{new} data blocks are needed and {free} are free; those that were freed \
-                     since the last commit are not among them"
+                     since the last commit, or are being read of an older one, are not among them"
                 );
                 return Err(Error::NoSpace {
                     space: "data",

@@ -251,6 +251,7 @@ fn complaint(error: &Error) -> String {
         Error::NotFormatted(_) => "not formatted".to_owned(),
         Error::NoSuchTree(_) => "no such tree".to_owned(),
         Error::Aborted(_) => "aborted".to_owned(),
+        Error::TakenBack(_) => "taken back".to_owned(),
         Error::NoSuchDevice(_) | Error::DeviceExists(_) => "no such device, or one".to_owned(),
         Error::NoMetadataSnapshot(_) | Error::MetadataSnapshotHeld(_) => {
             "no metadata snapshot, or one".to_owned()

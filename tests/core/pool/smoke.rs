@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use thinmeta::Error;
+use thinmeta::device::{Device, FaultyDevice, Request};
 use thinmeta::thin::{PoolState, PoolWriter};
 
-use super::world::{checked, create, judge, judge_device, memory};
+use super::world::{checked, create, judge, judge_device, memory, options};
 
 #[test]
 fn what_is_committed_is_there_and_what_is_not_is_not() {
@@ -181,6 +182,46 @@ fn data_that_somebody_reads_of_an_older_commit_is_not_used_again() {
         (taken.len(), taken.contains(&block), refused)
     };
     assert_eq!(take_all(), (2, false, true));
+    // And after a roll-back, too.
+    assert_eq!(take_all(), (2, false, true));
     drop(reader);
     assert_eq!(take_all(), (3, true, false));
+}
+
+#[test]
+fn a_data_image_that_was_made_longer_is_durable_before_the_metadata_says_so() {
+    let data = Arc::new(FaultyDevice::new(memory(1600)));
+    let writer = PoolWriter::create_on(memory(64), Some(data.clone()), &options(100)).unwrap();
+    let txn = writer.transaction().unwrap();
+    txn.grow_data(200).unwrap();
+    assert_eq!(data.current_size_bytes().unwrap(), 200 * 65536);
+    assert_eq!(data.count(Request::Flush), 0);
+    txn.commit().unwrap();
+    assert_eq!(data.count(Request::Flush), 1);
+    // What cannot be counted makes nothing longer.
+    let txn = writer.transaction().unwrap();
+    let refused = txn.grow_data(10_000_000);
+    assert!(matches!(refused, Err(Error::NoSpace { .. })));
+    assert_eq!(data.current_size_bytes().unwrap(), 200 * 65536);
+}
+
+#[test]
+fn a_mapping_that_a_snapshot_has_too_is_not_made_anew() {
+    let (writer, _) = create(memory(64), 100);
+    let txn = writer.transaction().unwrap();
+    txn.create_thin(1).unwrap();
+    txn.insert(1, 0, 5).unwrap();
+    txn.create_snapshot(2, 1).unwrap();
+    assert!(!txn.insert(1, 0, 5).unwrap());
+    assert!(txn.find(1, 0).unwrap().unwrap().shared);
+    let rows = &mut |_, keys: &mut Vec<u64>, data: &mut Vec<u64>| {
+        (*keys, *data) = (vec![1, 0], vec![6, 5]);
+        Ok(())
+    };
+    assert_eq!(txn.insert_many(1, 2, rows).unwrap(), 1);
+    let found = |block| txn.find(1, block).unwrap().unwrap();
+    assert_eq!((found(0).time, found(0).shared), (0, true));
+    assert_eq!((found(1).time, found(1).shared), (1, false));
+    txn.commit().unwrap();
+    super::world::assert_clean(&writer.current().unwrap());
 }

@@ -26,6 +26,16 @@ pub struct ModelDevice {
     pub snapshotted_time: u32,
 }
 
+impl ModelDevice {
+    /// A mapping that a snapshot may have too is not made anew.
+    fn map(&mut self, at: u64, block: u64, time: u32) {
+        let old = self.mappings.get(&at).copied();
+        if !old.is_some_and(|old| old.0 == block && old.1 < self.snapshotted_time) {
+            self.mappings.insert(at, (block, time));
+        }
+    }
+}
+
 pub type Devices = BTreeMap<u64, ModelDevice>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -257,8 +267,11 @@ pub fn change(
                 Err(Error::Usage(text)) if text.contains("was freed") => return Ok(()),
                 answer => answer?,
             };
-            let mappings = &mut model.devices.get_mut(&id).unwrap().mappings;
-            mappings.insert(at, (block, model.time));
+            model
+                .devices
+                .get_mut(&id)
+                .unwrap()
+                .map(at, block, model.time);
         }
         (7 | 8, Some(id)) => {
             let count = chance.index(900);
@@ -272,12 +285,18 @@ pub fn change(
             match txn.insert_many(id, count, rows) {
                 Err(Error::Usage(text)) if text.contains("was freed") => return Ok(()),
                 answer => {
-                    let mappings = &mut model.devices.get_mut(&id).unwrap().mappings;
-                    let before = mappings.len();
                     let added = answer?;
-                    let pairs = keys.iter().zip(&data);
-                    mappings.extend(pairs.map(|(key, block)| (*key, (*block, model.time))));
-                    assert_eq!(added, (mappings.len() - before) as u64);
+                    let device = model.devices.get_mut(&id).unwrap();
+                    let before = device.clone();
+                    // The last one of a key counts, and what it finds is what was there before.
+                    let last: BTreeMap<u64, u64> = keys.into_iter().zip(data).collect();
+                    for (key, block) in last {
+                        device.map(key, block, model.time);
+                    }
+                    assert_eq!(
+                        added,
+                        (device.mappings.len() - before.mappings.len()) as u64
+                    );
                 }
             }
         }

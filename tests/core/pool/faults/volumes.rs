@@ -229,9 +229,11 @@ fn fails(seed: u64, side: Side, fault: Fault, counts: &mut Counts) {
         }
     }
     let before = [Side::Metadata, Side::Data].map(|side| trial.contents(side));
-    writer
-        .close()
-        .unwrap_or_else(|error| panic!("{at}: {error}"));
+    match writer.close() {
+        // Volumes that were not flushed one by one have not been told.
+        Ok(()) | Err(Error::TakenBack(_)) => {}
+        Err(error) => panic!("{at}: {error}"),
+    }
     let after = [Side::Metadata, Side::Data].map(|side| trial.contents(side));
     assert!(before == after, "{at}: something was written");
     trial.judge(&at);
