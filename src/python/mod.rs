@@ -14,6 +14,7 @@ mod engine;
 mod error;
 mod handle;
 mod mappings;
+mod opened_volume;
 mod origin;
 mod output;
 mod pool;

@@ -2,17 +2,16 @@
 
 use std::fs::File;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 
 use super::buffer::{WritableBytes, duplicate};
 use super::call::{detached, watched};
 use super::error::exception;
 use super::handle::Handle;
+use super::opened_volume::OpenedVolume;
 use crate::device::Device;
-use crate::error::Error;
 use crate::thin::{self, VolumeOptions};
 use crate::tools::extract::extract;
 
@@ -21,10 +20,7 @@ use crate::tools::extract::extract;
 #[pyclass(frozen, module = "thinmeta._core")]
 pub(super) struct Volume {
     handle: Handle,
-    size_bytes: u64,
-    size_is_known: bool,
-    /// `None` when closed.
-    options: Mutex<Option<VolumeOptions>>,
+    opened: OpenedVolume,
 }
 
 impl Volume {
@@ -33,31 +29,23 @@ impl Volume {
         size_bytes: Option<u64>,
         external_origin: Option<Arc<dyn Device>>,
     ) -> crate::Result<Self> {
-        let mut options = VolumeOptions {
+        let options = VolumeOptions {
             size_bytes,
-            external_origin,
+            external_origin: external_origin.clone(),
         };
-        let volume = thin::Volume::new(&*handle.get()?, options.clone())?;
-        options.size_bytes = Some(volume.size_bytes());
+        let volume = thin::Volume::new(&*handle.get()?, options)?;
+        let (size_bytes, size_is_known) = (volume.size_bytes(), volume.size_is_known());
         Ok(Self {
             handle: handle.clone(),
-            size_bytes: volume.size_bytes(),
-            size_is_known: volume.size_is_known(),
-            options: Mutex::new(Some(options)),
+            opened: OpenedVolume::new(size_bytes, size_is_known, external_origin),
         })
     }
 
     fn volume(&self, py: Python<'_>) -> PyResult<thin::Volume> {
-        let closed = || exception(py, Error::usage("the volume is closed"));
-        let options = self.lock(py).clone().ok_or_else(closed)?;
+        let options = self.opened.options(py)?;
         let device = self.handle.device(py)?;
         // The size is known by now, so that nothing is read here.
         thin::Volume::new(&device, options).map_err(|error| exception(py, error))
-    }
-
-    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Option<VolumeOptions>> {
-        let options = self.options.lock_py_attached(py);
-        options.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,12 +53,12 @@ impl Volume {
 impl Volume {
     #[getter]
     fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.opened.size_bytes
     }
 
     #[getter]
     fn size_is_known(&self) -> bool {
-        self.size_is_known
+        self.opened.size_is_known
     }
 
     fn read_at(
@@ -98,7 +86,6 @@ impl Volume {
     }
 
     fn close(&self, py: Python<'_>) {
-        let options = self.lock(py).take();
-        py.detach(|| drop(options));
+        self.opened.close(py);
     }
 }

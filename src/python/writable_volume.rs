@@ -1,17 +1,16 @@
 //! A volume's bytes, to be changed.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 
 use super::buffer::{ReadableBytes, WritableBytes};
 use super::call::detached;
-use super::error::exception;
 use super::handle::State;
+use super::opened_volume::OpenedVolume;
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::thin::{self, PoolWriter, VolumeOptions};
 
 /// An open volume that is written. It must not keep its pool open, and so finds the
@@ -20,10 +19,7 @@ use crate::thin::{self, PoolWriter, VolumeOptions};
 pub(super) struct WritableVolume {
     state: Arc<State>,
     id: u64,
-    size_bytes: u64,
-    size_is_known: bool,
-    /// `None` when closed.
-    options: Mutex<Option<VolumeOptions>>,
+    opened: OpenedVolume,
 }
 
 impl WritableVolume {
@@ -34,24 +30,17 @@ impl WritableVolume {
         size_bytes: Option<u64>,
         external_origin: Option<Arc<dyn Device>>,
     ) -> Result<Self> {
-        let mut options = VolumeOptions {
+        let options = VolumeOptions {
             size_bytes,
-            external_origin,
+            external_origin: external_origin.clone(),
         };
-        let volume = thin::WritableVolume::open(writer, id, options.clone())?;
-        options.size_bytes = Some(volume.size_bytes());
+        let volume = thin::WritableVolume::open(writer, id, options)?;
+        let (size_bytes, size_is_known) = (volume.size_bytes(), volume.size_is_known());
         Ok(Self {
             state: Arc::clone(state),
             id,
-            size_bytes: volume.size_bytes(),
-            size_is_known: volume.size_is_known(),
-            options: Mutex::new(Some(options)),
+            opened: OpenedVolume::new(size_bytes, size_is_known, external_origin),
         })
-    }
-
-    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Option<VolumeOptions>> {
-        let options = self.options.lock_py_attached(py);
-        options.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls the core, detached.
@@ -60,11 +49,10 @@ impl WritableVolume {
         py: Python<'_>,
         work: impl FnOnce(&thin::WritableVolume) -> Result<T> + Send,
     ) -> PyResult<T> {
-        let options = self.lock(py).clone();
-        let closed = || exception(py, Error::usage("the volume is closed"));
-        let origin = options.ok_or_else(closed)?.external_origin;
+        let origin = self.opened.options(py)?.external_origin;
         let writer = self.state.writing(py)?;
-        let volume = thin::WritableVolume::again(&writer, self.id, self.size_bytes, origin);
+        let size_bytes = self.opened.size_bytes;
+        let volume = thin::WritableVolume::again(&writer, self.id, size_bytes, origin);
         detached(py, || work(&volume))
     }
 }
@@ -73,12 +61,12 @@ impl WritableVolume {
 impl WritableVolume {
     #[getter]
     fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.opened.size_bytes
     }
 
     #[getter]
     fn size_is_known(&self) -> bool {
-        self.size_is_known
+        self.opened.size_is_known
     }
 
     fn read_at(
@@ -121,7 +109,6 @@ impl WritableVolume {
     }
 
     fn close(&self, py: Python<'_>) {
-        let options = self.lock(py).take();
-        py.detach(|| drop(options));
+        self.opened.close(py);
     }
 }
