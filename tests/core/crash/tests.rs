@@ -2,7 +2,7 @@
 
 use super::history::{random, scripted};
 use super::images::{MOST_OF_ONE, judge_some, judge_store};
-use super::{bare, number};
+use super::{bare, judge_histories, number};
 
 /// Images in a plain test run; `THINMETA_CRASH_IMAGES` asks for more.
 const IMAGES: usize = 6000;
@@ -10,31 +10,9 @@ const IMAGES: usize = 6000;
 #[test]
 fn a_crash_at_any_point_leaves_the_old_state_or_the_new_one() {
     let wanted = number("THINMETA_CRASH_IMAGES", IMAGES);
-    let seed = number("THINMETA_CRASH_SEED", 1) as u64;
-    println!("seed {seed}");
-    let known = scripted();
-    let nr_known = known.len();
-    let unknown = (0..).map(|number| random(seed << 32 | number));
-    let (mut images, mut histories) = (0, 0);
-    for history in known.into_iter().chain(unknown) {
-        if images >= wanted && histories > nr_known {
-            break;
-        }
-        // Two thirds for what is known to be hard. Each history gives as many of its
-        // crashes as it has, or its share of them.
-        let share = if histories < nr_known {
-            wanted * 2 / 3 / nr_known
-        } else {
-            (wanted / 12).min(MOST_OF_ONE)
-        };
-        let judged = history
-            .run()
-            .and_then(|recorded| judge_some(&recorded, share, seed, judge_store));
-        images += judged.unwrap_or_else(|problem| {
-            panic!("seed {seed}, after {images} sound images: {problem}");
-        });
-        histories += 1;
-    }
+    // Two thirds for what is known to be hard.
+    let known = (scripted(), wanted * 2 / 3);
+    let (images, histories) = judge_histories(known, random, wanted, |it| it.run(), judge_store);
     println!("{images} crash images of {histories} histories, all of them sound");
 }
 
