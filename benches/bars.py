@@ -123,3 +123,11 @@ class Row:
             return "WRONG"
         mark = self.bar.mark(self.value)
         return f"({mark})" if mark and self.stands_in else mark
+
+
+def amount(number: int) -> str:
+    """A number for the name of a row."""
+    for unit, size in (("M", 1_000_000), ("k", 1000)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)

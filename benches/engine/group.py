@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import bars
-from bars import Bar, Row
+from bars import Bar, Row, amount
 from engine.sessions import (
     HERE,
     Asked,
@@ -156,13 +156,6 @@ def engine(bench: Bench) -> list[Row]:
         return [*rows, memory(ground)]
     finally:
         ground.close()
-
-
-def amount(number: int) -> str:
-    for unit, size in (("M", 1_000_000), ("k", 1000)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
 
 
 def inserts(ground: Ground, cell: Insert) -> list[Row]:

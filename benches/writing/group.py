@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bars
-from bars import Bar, Row
+from bars import Bar, Row, amount
 from engine.sessions import HERE, Asked, Failed, Session
 from measure import Cell, Runner, Sample, in_turn, paired
 from writing import columns
@@ -124,13 +124,6 @@ def writing(bench: Bench) -> list[Row]:
         return [*rows, commits(ground)]
     finally:
         ground.close()
-
-
-def amount(number: int) -> str:
-    for unit, size in (("M", 1_000_000), ("k", 1000)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
 
 
 def spread(cell: Cell) -> str:
