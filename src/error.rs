@@ -200,6 +200,11 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// Bytes from elsewhere, a stream, a bookmark or a part of a backup, are not what they
+    /// should be.
+    Stream(String),
+    /// Something was made of another state than the one it is applied to.
+    WrongBase(String),
     /// The caller's monitor asked to stop.
     Interrupted,
 }
@@ -288,7 +293,10 @@ impl fmt::Display for Error {
                 write!(f, "{source} (needs_check was set in the superblock)")
             }
             Self::WouldBlock => f.write_str("the answer is not in the cache"),
-            Self::Usage(text) | Self::TakenBack(text) => f.write_str(text),
+            Self::Usage(text)
+            | Self::TakenBack(text)
+            | Self::Stream(text)
+            | Self::WrongBase(text) => f.write_str(text),
             Self::NoSpace { space, reason } => write!(f, "no {space} space left: {reason}"),
             Self::ReadOnly(text) => write!(f, "read-only: {text}"),
             Self::AlreadyFormatted { path, reason } => write!(

@@ -55,18 +55,21 @@
 //! | 5 | [`btree`] | nested copy-on-write B-trees, 64-bit keys |
 //! | 6 | [`array`], [`bitset`], [`disk_space`] | structures built from trees and blocks |
 //! | 7 | [`thin`], [`store`] | pool metadata; named trees under one superblock |
-//! | 8 | [`walk`] | damage-tolerant visits that never write |
-//! | 9 | [`tools`] | check, delta, dump, extract, list: values in, reports out |
+//! | 8 | [`walk`], [`bookmark`] | damage-tolerant visits that never write; saved mappings |
+//! | 8 | [`pack`] | blocks of content, each stored once, found by their hash |
+//! | 9 | [`tools`] | check, delta, changes, dump, extract, list: values in, reports out |
 //! | 10 | `python` | bindings only, behind the feature `python` |
 #![deny(unsafe_code)]
 
 pub mod array;
 pub mod bitset;
 pub mod block;
+pub mod bookmark;
 pub mod btree;
 pub mod device;
 pub mod disk_space;
 pub mod error;
+pub mod pack;
 #[cfg(feature = "python")]
 mod python;
 mod sabotage;

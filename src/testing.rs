@@ -32,7 +32,8 @@ pub fn mapping(data_block: u64, time: u64) -> u64 {
 pub struct PoolBuilder {
     blocks: Vec<BlockData>,
     data_blocks: u64,
-    devices: Vec<(u64, BlockNr)>,
+    /// Id, root of the mappings, when it was made.
+    devices: Vec<(u64, BlockNr, u32)>,
 }
 
 impl PoolBuilder {
@@ -86,7 +87,12 @@ impl PoolBuilder {
 
     /// Makes `root` a thin device's tree.
     pub fn device(&mut self, id: u64, root: BlockNr) {
-        self.devices.push((id, root));
+        self.snapshot(id, root, 0);
+    }
+
+    /// Makes `root` the tree of a device that was made when the pool's clock came to `time`.
+    pub fn snapshot(&mut self, id: u64, root: BlockNr, time: u32) {
+        self.devices.push((id, root, time));
     }
 
     fn node<V: IntoBytes + Immutable>(&mut self, flags: u32, entries: &[(u64, V)]) -> BlockNr {
@@ -148,9 +154,14 @@ impl PoolBuilder {
         let devices = std::mem::take(&mut whole.devices);
         let details: Vec<_> = devices
             .iter()
-            .map(|(id, _)| (*id, DeviceDetails::new_zeroed()))
+            .map(|(id, _, time)| {
+                let mut details = DeviceDetails::new_zeroed();
+                details.creation_time = (*time).into();
+                details.snapshotted_time = (*time).into();
+                (*id, details)
+            })
             .collect();
-        let roots: Vec<_> = devices.iter().map(|(id, root)| (*id, root.0)).collect();
+        let roots: Vec<_> = devices.iter().map(|(id, root, _)| (*id, root.0)).collect();
         let details = whole.tree(&details, max_entries(size_of::<DeviceDetails>()));
         let mapping = whole.tree(&roots, max_entries(8));
         let superblock = self.superblock(whole.nr_blocks() + 1, mapping, details);
@@ -167,6 +178,8 @@ impl PoolBuilder {
         let mut superblock = Superblock::new_zeroed();
         superblock.magic = 27_022_010.into();
         superblock.version = 2.into();
+        let times = self.devices.iter().map(|(_, _, time)| *time);
+        superblock.time = times.max().unwrap_or(0).into();
         superblock.data_space_map_root.root.nr_blocks = self.data_blocks.into();
         superblock.metadata_space_map_root.root.nr_blocks = nr_blocks.into();
         superblock.data_mapping_root = mapping.0.into();

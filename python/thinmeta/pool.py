@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self, TypeAlias
 
+    from thinmeta.bookmark import Bookmark
     from thinmeta.delta import Delta
     from thinmeta.devices import ThinDevice
     from thinmeta.transaction import PoolTransaction
@@ -275,8 +276,8 @@ class Pool:
 
     def delta(
         self,
-        left: int | ThinDevice,
-        right: int | ThinDevice,
+        left: int | ThinDevice | Bookmark,
+        right: int | ThinDevice | Bookmark,
         *,
         same: bool = False,
         threads: int | None = None,
@@ -288,7 +289,11 @@ class Pool:
         with what differs, not with the size of the volumes.
 
         Args:
-            left: A device's id, or a thin device of this pool.
+            left: A device's id, a thin device of this pool, or a bookmark: what a snapshot
+                of this pool was, which may be gone by now. With a bookmark blocks are the
+                same only if it proves that they are: the time of the mapping must be the
+                same, too, and lie before the snapshot. The rest is ``"changed"``, even
+                where both sides name one data block. All mappings are read then.
             right: The other one.
             same: List the ranges that are the same, too.
             threads: How many to use; ``None`` means the cores, at most 8.
@@ -300,6 +305,9 @@ class Pool:
         Raises:
             NoSuchDeviceError: One of the ids is not there.
             UsageError: A device of another pool, or the pool is closed.
+            WrongBaseError: The bookmark is of a pool with other data blocks, or of a later
+                state than this one.
+            StreamError: The bookmark has changed since it was opened.
             DamagedBlockError: A mapping node failed its check.
         """
         from thinmeta.delta import Delta
@@ -334,7 +342,11 @@ class Pool:
         """
         return self._native.exclusive_blocks(threads=threads_argument(threads), progress=progress)
 
-    def _side(self, side: int | ThinDevice, name: str) -> int:
+    def _side(self, side: int | ThinDevice | Bookmark, name: str) -> int | _core.Bookmark:
+        from thinmeta.bookmark import Bookmark
+
+        if isinstance(side, Bookmark):
+            return side._native
         if isinstance(side, _core.ThinDevice):
             if side._pool() is not self._native:
                 raise UsageError(

@@ -72,6 +72,8 @@ fn raised_in(py: Python<'_>, step: &Step, error: Error) -> PyErr {
         Error::NoSuchTree(name) => instance(py, "NoSuchTreeError", (name,)),
         Error::Aborted(_) | Error::TakenBack(_) => instance(py, "AbortedError", (text,)),
         Error::Poisoned(_) => instance(py, "PoisonedError", (text,)),
+        Error::Stream(_) => instance(py, "StreamError", (text,)),
+        Error::WrongBase(_) => instance(py, "WrongBaseError", (text,)),
         Error::Step { step: name, source } => {
             return raised_in(py, &Step(Some(step.tell(name))), *source);
         }

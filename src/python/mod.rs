@@ -6,9 +6,11 @@
 //! May use: every layer below, pyo3, arrow.
 
 mod arrow;
+mod bookmark;
 mod buffer;
 mod call;
 mod check;
+mod codec;
 mod delta;
 mod engine;
 mod error;
@@ -17,6 +19,7 @@ mod mappings;
 mod opened_volume;
 mod origin;
 mod output;
+mod pack;
 mod pool;
 mod pool_transaction;
 mod thin_device;
@@ -33,9 +36,13 @@ mod _core {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
+    use super::bookmark::{Bookmark, SavedRunIterator};
+    #[pymodule_export]
     use super::buffer::{Column, Lock};
     #[pymodule_export]
     use super::check::check;
+    #[pymodule_export]
+    use super::codec::{Blake3, compress, crc32c, decompress, is_zero};
     #[pymodule_export]
     use super::delta::Delta;
     #[pymodule_export]
@@ -47,7 +54,9 @@ mod _core {
     #[pymodule_export]
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};
     #[pymodule_export]
-    use super::pool::Pool;
+    use super::pack::{BlockIndex, PackBuilder, PackTable, Packed, Wanted};
+    #[pymodule_export]
+    use super::pool::{Pool, delta_of_bookmarks};
     #[pymodule_export]
     use super::pool_transaction::PoolTransaction;
     #[pymodule_export]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict};
 
+use super::bookmark::Bookmark;
 use super::call::{detached, watched};
 use super::delta::Delta;
 use super::error::exception;
@@ -20,7 +21,7 @@ use crate::task::Task;
 use crate::thin::{
     self, CreateOptions, OpenOptions, PoolState, PoolWriter, Snapshot, Superblock, WriteOptions,
 };
-use crate::tools::delta::delta;
+use crate::tools::delta::{Sided, delta, delta_against};
 use crate::tools::dump::{DumpFormat, DumpOptions, dump};
 use crate::tools::list::exclusive_blocks;
 use crate::units::BlockNr;
@@ -54,6 +55,48 @@ impl MetadataSnapshot {
             Some(Self::At(block)) => Ok(Snapshot::At(BlockNr(block))),
         }
     }
+}
+
+/// One side of a comparison.
+#[derive(FromPyObject)]
+pub(super) enum DeltaSide {
+    Device(u64),
+    Saved(Py<Bookmark>),
+}
+
+impl DeltaSide {
+    /// The volume that an id means.
+    pub fn device(&self, pool: &Arc<thin::Pool>) -> crate::Result<Option<thin::ThinDevice>> {
+        match self {
+            Self::Device(id) => pool.device_by_id(*id).map(Some),
+            Self::Saved(_) => Ok(None),
+        }
+    }
+
+    /// As the core takes it; `device` is what [`Self::device`] has found.
+    pub fn sided<'a>(&'a self, device: Option<&'a thin::ThinDevice>) -> crate::Result<Sided<'a>> {
+        match (self, device) {
+            (Self::Saved(saved), _) => Ok(Sided::Saved(saved.get().core())),
+            (Self::Device(_), Some(device)) => Ok(Sided::Device(device)),
+            (Self::Device(id), None) => Err(Error::NoSuchDevice(*id)),
+        }
+    }
+}
+
+/// Compares two bookmarks, which needs no pool.
+#[pyfunction]
+#[pyo3(signature = (left, right, *, same=false, progress=None))]
+pub(super) fn delta_of_bookmarks(
+    py: Python<'_>,
+    left: Py<Bookmark>,
+    right: Py<Bookmark>,
+    same: bool,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Delta> {
+    let (left, right) = (left.get().core(), right.get().core());
+    let work =
+        |task: &Task<'_>| delta_against(&Sided::Saved(left), &Sided::Saved(right), same, task);
+    watched(py, progress, None, work).map(Delta::new)
 }
 
 impl Pool {
@@ -247,17 +290,27 @@ impl Pool {
     fn delta(
         &self,
         py: Python<'_>,
-        left: u64,
-        right: u64,
+        left: DeltaSide,
+        right: DeltaSide,
         same: bool,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Delta> {
         // Both of one commit.
         let pool = self.state.pool(py)?;
-        let work = |task: &Task<'_>| {
-            let (left, right) = (pool.device_by_id(left)?, pool.device_by_id(right)?);
-            delta(&left, &right, same, task)
+        let work = |task: &Task<'_>| match (&left, &right) {
+            (DeltaSide::Device(left), DeltaSide::Device(right)) => {
+                let (left, right) = (pool.device_by_id(*left)?, pool.device_by_id(*right)?);
+                delta(&left, &right, same, task)
+            }
+            (left, right) => {
+                let devices = [left.device(&pool)?, right.device(&pool)?];
+                let (left, right) = (
+                    left.sided(devices[0].as_ref())?,
+                    right.sided(devices[1].as_ref())?,
+                );
+                delta_against(&left, &right, same, task)
+            }
         };
         watched(py, progress, threads, work).map(Delta::new)
     }

@@ -1,25 +1,29 @@
 //! One thin device of an open pool.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict};
+use pyo3::types::{PyBool, PyBytes, PyDict};
 
+use super::bookmark;
 use super::buffer::{Column, copy_of_numbers};
 use super::call::{detached, watched};
 use super::error::exception;
 use super::handle::Handle;
 use super::mappings::{BlockMapping, Mappings, RunIterator};
 use super::origin::PythonFile;
-use super::pool::Pool;
+use super::pool::{DeltaSide, Pool};
 use super::volume::Volume;
 use super::writable_volume::WritableVolume;
+use crate::bookmark::summary_of;
 use crate::btree::Wait;
 use crate::device::{Device, FileDevice};
 use crate::error::Error;
 use crate::thin::{self, DeviceInfo, Position};
+use crate::tools::changes;
 
 /// A thin device. What it shows of itself outlives its pool.
 #[pyclass(frozen, subclass, module = "thinmeta._core")]
@@ -162,6 +166,60 @@ impl ThinDevice {
     fn mappings(&self, py: Python<'_>) -> PyResult<Mappings> {
         self.handle.device(py)?;
         Ok(Mappings::new(self.handle.clone()))
+    }
+
+    /// BLAKE3 of all mappings, whether it is a snapshot that nobody has written to, and one
+    /// past its last mapped block.
+    #[pyo3(signature = (*, progress=None))]
+    fn _summary<'py>(
+        &self,
+        py: Python<'py>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(Bound<'py, PyBytes>, bool, u64)> {
+        let device = self.handle.device(py)?;
+        let found = watched(py, progress, None, |task| summary_of(&device, task))?;
+        Ok((
+            PyBytes::new(py, &found.digest),
+            found.is_snapshot,
+            found.end_blocks,
+        ))
+    }
+
+    #[pyo3(signature = (out_fd, *, size_bytes=None, pool_uuid="", progress=None))]
+    fn _save_bookmark(
+        &self,
+        py: Python<'_>,
+        out_fd: RawFd,
+        size_bytes: Option<u64>,
+        pool_uuid: &str,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let device = self.handle.device(py)?;
+        bookmark::save(py, &device, out_fd, size_bytes, pool_uuid, progress)
+    }
+
+    /// Stretches of bytes to be read, and of zeros, as pairs of where and how long: from a
+    /// base of `base_bytes` (or nothing) to this, a volume of `size_bytes`.
+    #[pyo3(signature = (base, base_bytes, size_bytes, *, progress=None))]
+    fn _changes(
+        &self,
+        py: Python<'_>,
+        base: Option<DeltaSide>,
+        base_bytes: u64,
+        size_bytes: u64,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(Column, Column)> {
+        let device = self.handle.device(py)?;
+        let found = watched(py, progress, None, |task| match &base {
+            None => changes::whole(&device, size_bytes, task),
+            Some(base) => {
+                let other = base.device(device.pool())?;
+                let base = base.sided(other.as_ref())?;
+                changes::since(&base, base_bytes, &device, size_bytes, task)
+            }
+        })?;
+        let column = |stretches: Vec<[u64; 2]>| Column::of(stretches.into_flattened());
+        Ok((column(found.data), column(found.zero)))
     }
 
     #[pyo3(signature = (*, size_bytes=None, external_origin=None))]

@@ -4,6 +4,7 @@
 //! take a [`Task`](crate::task::Task) that watches and stops them.
 //! May use: layers 0 to 8.
 
+pub mod changes;
 pub mod check;
 pub mod delta;
 pub mod dump;

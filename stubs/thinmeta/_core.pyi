@@ -174,8 +174,8 @@ class Pool:
     ) -> dict[int, tuple[int, int]]: ...
     def delta(
         self,
-        left: int,
-        right: int,
+        left: int | Bookmark,
+        right: int | Bookmark,
         *,
         same: bool = False,
         threads: int | None = None,
@@ -249,7 +249,132 @@ class ThinDevice:
     def _writable_volume(
         self, *, size_bytes: int | None = None, external_origin: str | BinaryIO | None = None
     ) -> WritableVolume: ...
+    def _summary(self, *, progress: _Progress | None = None) -> tuple[bytes, bool, int]: ...
+    def _save_bookmark(
+        self,
+        out_fd: int,
+        *,
+        size_bytes: int | None = None,
+        pool_uuid: str = "",
+        progress: _Progress | None = None,
+    ) -> None: ...
+    def _changes(
+        self,
+        base: int | Bookmark | None,
+        base_bytes: int,
+        size_bytes: int,
+        *,
+        progress: _Progress | None = None,
+    ) -> tuple[Column, Column]: ...
     def _pool(self) -> Pool: ...
+
+@final
+class Bookmark:
+    """Saved mappings of a snapshot, found sound when they were opened."""
+
+    def __new__(cls, path: str, *, progress: _Progress | None = None) -> Self: ...
+    def head(self) -> dict[str, Any]: ...
+    def runs(self) -> SavedRunIterator: ...
+
+@final
+class SavedRunIterator:
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Run: ...
+
+def delta_of_bookmarks(
+    left: Bookmark, right: Bookmark, *, same: bool = False, progress: _Progress | None = None
+) -> Delta: ...
+def crc32c(first: Buffer, second: Buffer | None = None, /) -> int:
+    """CRC-32C of one buffer, or of two as if they were one."""
+
+@final
+class Blake3:
+    """BLAKE3 of bytes that come one after the other."""
+
+    def __new__(cls, data: Buffer | None = None, /) -> Self: ...
+    def update(self, data: Buffer) -> None: ...
+    def digest(self) -> bytes:
+        """32 bytes, of what came up to now; more may follow."""
+
+def compress(data: Buffer, /, level: int = 1) -> bytes | None:
+    """The buffer as a zstd frame, or None where that would not be shorter."""
+
+def decompress(data: Buffer, into: Buffer, /) -> None:
+    """Fill ``into`` with what a zstd frame holds, which has to be exactly that long."""
+
+def is_zero(data: Buffer, /) -> bool:
+    """Whether every byte of the buffer is zero."""
+
+@final
+class BlockIndex:
+    """Which pieces of content are stored, and in which pack; asked by many threads."""
+
+    def __new__(cls) -> Self: ...
+    def add_file(self, path: str, *, without: list[bytes] = ...) -> None:
+        """Take in an index file, but for what is in the packs named ``without``."""
+    def record(self, table: PackTable) -> bytes:
+        """Take notice that a pack is stored; its name."""
+    @property
+    def fresh_pieces(self) -> int:
+        """Pieces that no file has yet."""
+    def export(self) -> Column | None:
+        """An index file of the packs that were recorded."""
+    def settle(self, path: str) -> None:
+        """Take in a file that ``export`` gave, and keep what it has no longer."""
+    def locate(self, offsets: list[int], lengths: list[int], hashes: Buffer) -> Wanted:
+        """Find pieces: 32 bytes of ``hashes`` for each of the others."""
+    def mark(self, hashes: Buffer) -> int:
+        """Note that pieces are needed; how many of them no file has."""
+    def usage(self) -> list[tuple[bytes, int, int]]:
+        """Of each pack its name, the bytes it stores, and those of marked pieces."""
+
+@final
+class PackTable:
+    """What is in a pack."""
+
+    @staticmethod
+    def read(tail: Buffer, pack_bytes: int) -> PackTable | int:
+        """The table from a pack's last bytes, or how many of those are needed."""
+    @property
+    def name(self) -> bytes: ...
+    def __len__(self) -> int: ...
+    def damaged(self, pack: Buffer) -> list[bytes]:
+        """Hashes of pieces that are not what they should be in a whole pack."""
+
+@final
+class PackBuilder:
+    """Makes packs of pieces that are not stored yet."""
+
+    def __new__(cls, *, level: int = 1) -> Self: ...
+    def add(
+        self, index: BlockIndex, data: Buffer, offset_bytes: int, piece_bytes: int
+    ) -> tuple[int, int]:
+        """Add a stretch of a volume; bytes of the pack and pieces since it was begun."""
+    def take_over(self, index: BlockIndex, table: PackTable, pack: Buffer) -> int:
+        """Take over the marked pieces of a whole pack; bytes of the new one."""
+    def finish(self) -> Packed: ...
+
+@final
+class Packed:
+    def take(self) -> tuple[Column, PackTable, Column, Column, Column, int]:
+        """Once: pack (empty where nothing is new), its table, offsets (u64) and lengths (u32)
+        in bytes and hashes (32 bytes each) of all pieces, bytes stored anew."""
+
+@final
+class Wanted:
+    """Pieces that are wanted, by the parts of packs that hold them."""
+
+    def groups(self) -> list[tuple[bytes, int, int, int]]:
+        """Of each the pack's name, first byte, one past the last, pieces."""
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """Place and length in bytes of pieces that no index has."""
+    def write(self, index: int, part: Buffer, out_fd: int) -> int:
+        """Write the pieces of a group to their places; bytes written."""
+    def unpack(self, index: int, part: Buffer) -> list[tuple[int, bytes]]:
+        """Place and bytes of each piece of a group."""
+    def damaged(self, index: int, part: Buffer) -> list[tuple[int, int, str]]:
+        """Place, length and fault of each damaged piece of a group."""
 
 def _forked() -> None:
     """Say that this is a forked child, where what the parent opened must not be used."""

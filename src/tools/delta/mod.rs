@@ -17,6 +17,7 @@
 //! Leaves are read ahead, those of one parent in each tree by few requests in
 //! the order of location, and outside of the pool's cache.
 
+mod against;
 mod lockstep;
 mod side;
 mod table;
@@ -26,6 +27,7 @@ mod window;
 
 use std::sync::Arc;
 
+pub use against::{Sided, delta_against};
 pub use table::{Columns, Delta, Kind, Row};
 
 use crate::error::{Error, Result};
@@ -42,6 +44,35 @@ use table::Builder;
 /// [`Error::Damaged`], [`Error::Io`] when a tree cannot be read, or whatever the
 /// task's monitor answers.
 pub fn delta(left: &ThinDevice, right: &ThinDevice, same: bool, task: &Task<'_>) -> Result<Delta> {
+    let mut rows = Builder::new(same);
+    compare(left, right, same, task, &mut rows)?;
+    Ok(rows.finish(left.pool().superblock().data_block_bytes()))
+}
+
+/// Kind, first virtual block and length of the ranges in which `device` differs from `base`,
+/// wherever the data lie, by [`delta`] or [`delta_against`].
+pub(super) fn joined_delta(
+    base: &Sided<'_>,
+    device: &ThinDevice,
+    task: &Task<'_>,
+) -> Result<impl Iterator<Item = (Kind, u64, u64)> + use<>> {
+    let mut rows = Builder::joined();
+    match base {
+        Sided::Device(base) => compare(base, device, false, task, &mut rows)?,
+        Sided::Saved(_) => {
+            against::compare(base, &Sided::Device(device), task, &mut rows)?;
+        }
+    }
+    Ok(rows.finish_joined())
+}
+
+fn compare(
+    left: &ThinDevice,
+    right: &ThinDevice,
+    same: bool,
+    task: &Task<'_>,
+    rows: &mut Builder,
+) -> Result<()> {
     let pool = left.pool();
     if !Arc::ptr_eq(pool, right.pool()) {
         return Err(Error::usage(
@@ -49,7 +80,5 @@ pub fn delta(left: &ThinDevice, right: &ThinDevice, same: bool, task: &Task<'_>)
         ));
     }
     let roots = [left, right].map(|device| device.tree().root());
-    let mut rows = Builder::new(same);
-    pool.confirmed(Lockstep::new(pool, roots, same, task, &mut rows).run())?;
-    Ok(rows.finish(pool.superblock().data_block_bytes()))
+    pool.confirmed(Lockstep::new(pool, roots, same, task, rows).run())
 }

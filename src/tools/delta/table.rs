@@ -196,6 +196,8 @@ impl Entries<'_> {
 pub(super) struct Builder {
     columns: Columns,
     with_same: bool,
+    /// Rows are joined wherever the data lie, and do not tell where.
+    anywhere: bool,
     /// The row that may still grow; none while its length is 0.
     kind: u8,
     begin: u64,
@@ -209,11 +211,20 @@ impl Builder {
         Self {
             columns: Columns::default(),
             with_same,
+            anywhere: false,
             kind: CHANGED,
             begin: 0,
             length: 0,
             left: 0,
             right: 0,
+        }
+    }
+
+    /// For rows that are longest whatever their data blocks, which are not kept.
+    pub fn joined() -> Self {
+        Self {
+            anywhere: true,
+            ..Self::new(false)
         }
     }
 
@@ -270,7 +281,12 @@ impl Builder {
     }
 
     #[inline]
-    fn add<const KIND: u8>(&mut self, key: u64, left: u64, right: u64) {
+    fn add<const KIND: u8>(&mut self, key: u64, mut left: u64, mut right: u64) {
+        if self.anywhere {
+            // Where the row that may grow goes on.
+            let goes_on = |begin: u64| begin.wrapping_add(self.length);
+            (left, right) = (goes_on(self.left), goes_on(self.right));
+        }
         // Differences and not sums: those may pass 2^64. The row of length 0
         // at the start joins nothing that it would not equal.
         let follows = |now: u64, begin: u64| now.wrapping_sub(begin) == self.length;
@@ -290,15 +306,58 @@ impl Builder {
         self.right = right;
     }
 
+    /// Takes in a range whose data is contiguous on every side that has it.
+    pub fn add_range(&mut self, kind: Kind, begin: u64, length: u64, left: u64, right: u64) {
+        if kind == Kind::Same && !self.with_same {
+            return;
+        }
+        let follows = |now: u64, begin: u64| now.wrapping_sub(begin) == self.length;
+        let (left, right) = if self.anywhere {
+            let goes_on = |begin: u64| begin.wrapping_add(self.length);
+            (goes_on(self.left), goes_on(self.right))
+        } else {
+            (left, right)
+        };
+        let joins = self.length > 0
+            && self.kind == kind as u8
+            && follows(begin, self.begin)
+            && (!kind.has_left() || follows(left, self.left))
+            && (!kind.has_right() || follows(right, self.right));
+        if joins {
+            self.length += length;
+            return;
+        }
+        self.flush();
+        self.kind = kind as u8;
+        (self.begin, self.length) = (begin, length);
+        (self.left, self.right) = (left, right);
+    }
+
     #[inline]
     fn flush(&mut self) {
         if self.length > 0 {
             self.columns.kind.push(self.kind);
             self.columns.begin.push(self.begin);
             self.columns.length.push(self.length);
-            self.columns.left_data.push(self.left);
-            self.columns.right_data.push(self.right);
+            if !self.anywhere {
+                self.columns.left_data.push(self.left);
+                self.columns.right_data.push(self.right);
+            }
         }
+    }
+
+    /// Kind, first virtual block and length of the rows of [`Self::joined`].
+    pub fn finish_joined(mut self) -> impl Iterator<Item = (Kind, u64, u64)> {
+        self.flush();
+        let Columns {
+            kind,
+            begin,
+            length,
+            ..
+        } = self.columns;
+        let kinds = kind.into_iter().map(Kind::from_code);
+        let ranges = kinds.zip(begin).zip(length);
+        ranges.map(|((kind, begin), length)| (kind, begin, length))
     }
 
     pub fn finish(mut self, block_bytes: u64) -> Delta {

@@ -1,5 +1,6 @@
 //! Pools made by hand, each for one claim; `random` has those made by chance.
 
+mod against;
 mod random;
 
 use std::sync::Arc;
