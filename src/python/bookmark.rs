@@ -8,10 +8,13 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use super::buffer::duplicate;
+use super::buffer::{Column, duplicate};
 use super::call::{detached, watched};
 use super::mappings::Run;
+use super::thin_device::stretches;
 use crate::bookmark::{self, Head, SavedRuns};
+use crate::tools::changes;
+use crate::tools::delta::Sided;
 
 /// Runs that are fetched at once.
 const RUNS_AT_ONCE: usize = 1024;
@@ -39,6 +42,25 @@ impl Bookmark {
         let fields = head_fields(py, self.0.head())?;
         fields.set_item("end_blocks", self.0.end_blocks())?;
         Ok(fields)
+    }
+
+    /// As `ThinDevice._changes`, to this.
+    #[pyo3(signature = (base, base_bytes, size_bytes, *, progress=None))]
+    fn changes(
+        &self,
+        py: Python<'_>,
+        base: Option<Py<Bookmark>>,
+        base_bytes: u64,
+        size_bytes: u64,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(Column, Column)> {
+        let now = Sided::Saved(&self.0);
+        let base = base.as_ref().map(|base| Sided::Saved(base.get().core()));
+        let found = watched(py, progress, None, |task| match &base {
+            None => changes::whole(&now, size_bytes, task),
+            Some(base) => changes::since(base, base_bytes, &now, size_bytes, task),
+        })?;
+        Ok(stretches(found))
     }
 
     fn runs(&self, py: Python<'_>) -> PyResult<SavedRunIterator> {

@@ -24,6 +24,7 @@ use crate::device::{Device, FileDevice};
 use crate::error::Error;
 use crate::thin::{self, DeviceInfo, Position};
 use crate::tools::changes;
+use crate::tools::delta::Sided;
 
 /// A thin device. What it shows of itself outlives its pool.
 #[pyclass(frozen, subclass, module = "thinmeta._core")]
@@ -211,15 +212,14 @@ impl ThinDevice {
     ) -> PyResult<(Column, Column)> {
         let device = self.handle.device(py)?;
         let found = watched(py, progress, None, |task| match &base {
-            None => changes::whole(&device, size_bytes, task),
+            None => changes::whole(&Sided::Device(&device), size_bytes, task),
             Some(base) => {
                 let other = base.device(device.pool())?;
-                let base = base.sided(other.as_ref())?;
-                changes::since(&base, base_bytes, &device, size_bytes, task)
+                let (base, now) = (base.sided(other.as_ref())?, Sided::Device(&device));
+                changes::since(&base, base_bytes, &now, size_bytes, task)
             }
         })?;
-        let column = |stretches: Vec<[u64; 2]>| Column::of(stretches.into_flattened());
-        Ok((column(found.data), column(found.zero)))
+        Ok(stretches(found))
     }
 
     #[pyo3(signature = (*, size_bytes=None, external_origin=None))]
@@ -261,4 +261,10 @@ impl ThinDevice {
     fn _pool(&self, py: Python<'_>) -> Py<Pool> {
         self.pool.clone_ref(py)
     }
+}
+
+/// As columns of numbers: where, how long, where, how long.
+pub(super) fn stretches(found: changes::Changes) -> (Column, Column) {
+    let column = |stretches: changes::Stretches| Column::of(stretches.into_flattened());
+    (column(found.data), column(found.zero))
 }

@@ -4,10 +4,9 @@
 
 use std::ops::Range;
 
-use super::delta::{Kind, Sided, joined_delta};
+use super::delta::{Kind, Sided, each_run, joined_delta};
 use crate::error::Result;
 use crate::task::Task;
-use crate::thin::ThinDevice;
 
 /// Stretches of a volume, `[begin, length]` in bytes, in ascending order and apart.
 pub type Stretches = Vec<[u64; 2]>;
@@ -21,38 +20,23 @@ pub struct Changes {
     pub zero: Stretches,
 }
 
-/// From nothing to `device`, a volume of `size_bytes`.
+/// From nothing to `now`, a volume of `size_bytes`.
 ///
 /// # Errors
 /// What reading the mappings reports.
-pub fn whole(device: &ThinDevice, size_bytes: u64, task: &Task<'_>) -> Result<Changes> {
-    let block = device.pool().superblock().data_block_bytes();
+pub fn whole(now: &Sided<'_>, size_bytes: u64, task: &Task<'_>) -> Result<Changes> {
+    let block = block_bytes(now);
     let mut data = Joiner::new(size_bytes);
-    task.expect(device.info().mapped_blocks);
-    let read = |data: &mut Joiner| {
-        let mut cursor = device.runs(0, None);
-        let mut runs = Vec::new();
-        loop {
-            let more = cursor.fill(&mut runs, 1 << 14)?;
-            let mut blocks = 0;
-            for run in runs.drain(..) {
-                blocks += run.length_blocks;
-                let end = run.virtual_begin.saturating_add(run.length_blocks);
-                data.push(run.virtual_begin.saturating_mul(block)..end.saturating_mul(block));
-            }
-            task.step(0, blocks)?;
-            if !more {
-                return Ok(());
-            }
-        }
-    };
-    device.pool().confirmed(read(&mut data))?;
+    each_run(now, task, |run| {
+        let end = run.virtual_begin.saturating_add(run.length_blocks);
+        data.push(run.virtual_begin.saturating_mul(block)..end.saturating_mul(block));
+    })?;
     let zero = gaps(&data.stretches, 0..size_bytes);
     let data = data.stretches;
     Ok(Changes { data, zero })
 }
 
-/// From `base`, a copy of `base_bytes`, to `device`, a volume of `size_bytes`. What lies past
+/// From `base`, a copy of `base_bytes`, to `now`, a volume of `size_bytes`. What lies past
 /// the end of the base may hold anything.
 ///
 /// # Errors
@@ -60,16 +44,16 @@ pub fn whole(device: &ThinDevice, size_bytes: u64, task: &Task<'_>) -> Result<Ch
 pub fn since(
     base: &Sided<'_>,
     base_bytes: u64,
-    device: &ThinDevice,
+    now: &Sided<'_>,
     size_bytes: u64,
     task: &Task<'_>,
 ) -> Result<Changes> {
-    let block = device.pool().superblock().data_block_bytes();
+    let block = block_bytes(now);
     let (mut data, mut zero) = (
         Joiner::new(size_bytes),
         Joiner::new(size_bytes.min(base_bytes)),
     );
-    for (kind, begin, length) in joined_delta(base, device, task)? {
+    for (kind, begin, length) in joined_delta(base, now, task)? {
         // The end of a row in bytes fits 64 bits.
         let bytes = begin * block..(begin + length) * block;
         match kind {
@@ -89,6 +73,13 @@ pub fn since(
     }
     let data = data.stretches;
     Ok(Changes { data, zero })
+}
+
+fn block_bytes(side: &Sided<'_>) -> u64 {
+    match side {
+        Sided::Device(device) => device.pool().superblock().data_block_bytes(),
+        Sided::Saved(saved) => u64::from(saved.head().data_block_size_sectors) << 9,
+    }
 }
 
 /// Joins ranges that touch, and cuts them at an end.
@@ -147,8 +138,8 @@ mod tests {
         builder.device(2, roots[1]);
         let pool = builder.open();
         let devices = [1, 2].map(|id| pool.device_by_id(id).unwrap());
-        let base = Sided::Device(&devices[0]);
-        since(&base, sizes[0], &devices[1], sizes[1], &Task::default()).unwrap()
+        let [base, now] = [0, 1].map(|side| Sided::Device(&devices[side]));
+        since(&base, sizes[0], &now, sizes[1], &Task::default()).unwrap()
     }
 
     fn entries(blocks: &[(u64, u64)]) -> Vec<(u64, u64)> {
@@ -165,7 +156,7 @@ mod tests {
         builder.device(1, root);
         let device = builder.open().device_by_id(1).unwrap();
         let size = 5 * BLOCK + 1000;
-        let changes = whole(&device, size, &Task::default()).unwrap();
+        let changes = whole(&Sided::Device(&device), size, &Task::default()).unwrap();
         assert_eq!(
             changes.data,
             [[BLOCK, 2 * BLOCK], [4 * BLOCK, BLOCK + 1000]]

@@ -274,6 +274,14 @@ class Bookmark:
 
     def __new__(cls, path: str, *, progress: _Progress | None = None) -> Self: ...
     def head(self) -> dict[str, Any]: ...
+    def changes(
+        self,
+        base: Bookmark | None,
+        base_bytes: int,
+        size_bytes: int,
+        *,
+        progress: _Progress | None = None,
+    ) -> tuple[Column, Column]: ...
     def runs(self) -> SavedRunIterator: ...
 
 @final

@@ -8,6 +8,8 @@ use crate::thin::{Run, RunCursor, ThinDevice};
 
 /// Runs of a device that are read at once.
 const RUNS_AT_ONCE: usize = 1 << 14;
+/// Runs between two reports to the task.
+const STEP: u64 = 1 << 12;
 
 /// One side of a comparison of which one at least is a bookmark.
 pub enum Sided<'a> {
@@ -62,6 +64,31 @@ pub(super) fn compare(
         None => compared?,
     }
     Ok(sectors)
+}
+
+/// Every run of one side.
+pub(in crate::tools) fn each_run(
+    side: &Sided<'_>,
+    task: &Task<'_>,
+    mut take: impl FnMut(&Run),
+) -> Result<()> {
+    let mut read = || {
+        let mut runs = Runs::of(side)?;
+        let mut steps = 0_u64;
+        while let Some(run) = runs.head {
+            take(&run);
+            runs.refill()?;
+            steps += 1;
+            if steps.is_multiple_of(STEP) {
+                task.step(0, STEP)?;
+            }
+        }
+        Ok(())
+    };
+    match side {
+        Sided::Device(device) => device.pool().confirmed(read()),
+        Sided::Saved(_) => read(),
+    }
 }
 
 /// T of the earlier state, and the size of a data block in sectors.
@@ -196,8 +223,8 @@ impl Comparison<'_> {
         let mut steps = 0_u64;
         loop {
             steps += 1;
-            if steps.is_multiple_of(1 << 12) {
-                self.task.step(0, 1 << 12)?;
+            if steps.is_multiple_of(STEP) {
+                self.task.step(0, STEP)?;
             }
             let (left, right) = (self.left.head, self.right.head);
             let ends = [left, right].into_iter().flatten();

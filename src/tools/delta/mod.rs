@@ -27,6 +27,7 @@ mod window;
 
 use std::sync::Arc;
 
+pub(super) use against::each_run;
 pub use against::{Sided, delta_against};
 pub use table::{Columns, Delta, Kind, Row};
 
@@ -49,18 +50,18 @@ pub fn delta(left: &ThinDevice, right: &ThinDevice, same: bool, task: &Task<'_>)
     Ok(rows.finish(left.pool().superblock().data_block_bytes()))
 }
 
-/// Kind, first virtual block and length of the ranges in which `device` differs from `base`,
+/// Kind, first virtual block and length of the ranges in which `now` differs from `base`,
 /// wherever the data lie, by [`delta`] or [`delta_against`].
 pub(super) fn joined_delta(
     base: &Sided<'_>,
-    device: &ThinDevice,
+    now: &Sided<'_>,
     task: &Task<'_>,
 ) -> Result<impl Iterator<Item = (Kind, u64, u64)> + use<>> {
     let mut rows = Builder::joined();
-    match base {
-        Sided::Device(base) => compare(base, device, false, task, &mut rows)?,
-        Sided::Saved(_) => {
-            against::compare(base, &Sided::Device(device), task, &mut rows)?;
+    match (base, now) {
+        (Sided::Device(base), Sided::Device(now)) => compare(base, now, false, task, &mut rows)?,
+        (base, now) => {
+            against::compare(base, now, task, &mut rows)?;
         }
     }
     Ok(rows.finish_joined())
