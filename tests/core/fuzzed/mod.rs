@@ -1,5 +1,5 @@
 //! Hostile bytes for what is changed on a device: nodes, space maps, arrays, the
-//! superblock of a store, pools. Each target takes a fuzzer's input and holds what comes of it to
+//! superblock of a store, pools; for what is saved of them. Each target takes a fuzzer's input and holds what comes of it to
 //! laws: no panic, no lock left, errors that say what is wrong, answers that agree.
 //!
 //! Inputs that were once found to matter are kept in `seeds`, and run as plain tests.
@@ -8,6 +8,7 @@ mod arrays;
 mod base;
 mod maps;
 pub mod pool;
+mod saved;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -20,12 +21,13 @@ pub type Outcome = Vec<String>;
 pub type Target = (&'static str, fn(&[u8]) -> Outcome);
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("tree_changes", trees::run),
     ("space_maps", maps::run),
     ("arrays", arrays::run),
     ("store", store::run),
     ("pool", pool::run),
+    ("saved", saved::run),
 ];
 
 /// Runs one; panics where a law is broken.
