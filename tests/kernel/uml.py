@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 KERNEL = os.environ.get("THINMETA_KERNEL", "linux.uml")
-#: What must be there before dm-thin can be used, and recording what a device is sent.
-MODULES = ("dm-thin-pool", "dm-log-writes")
+#: What must be there before dm-thin can be used, and recording what a device is sent; and what
+#: lvcreate looks for before it makes any snapshot, a thin one too.
+MODULES = ("dm-thin-pool", "dm-log-writes", "dm-snapshot")
 #: Sparse files: what is not used takes no room.
 DISKS_MIB = {"ubda": 256, "ubdb": 2048, "ubdc": 512}
 BOOT_SECONDS = 60.0
