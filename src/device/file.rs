@@ -158,6 +158,11 @@ impl FileDevice {
             let text = "neither a file nor a block device";
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
+        if direct && purpose.writes() && is_read_only(metadata.rdev()) {
+            // Opening it succeeds, and only writing would fail.
+            let text = format!("{} is a read-only device", path.display());
+            return Err(Error::ReadOnly(text));
+        }
         if !direct && purpose != Purpose::Read(Claim::BesideItsUser) {
             claim_file(&file, &path, purpose)?;
         }
@@ -185,6 +190,13 @@ impl FileDevice {
     fn failed_at(&self, offset_bytes: u64) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::io(&self.path, Some(offset_bytes), source)
     }
+}
+
+/// Whether the kernel says of a block device that it takes no writes.
+fn is_read_only(number: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let said = std::fs::read(format!("/sys/dev/block/{major}:{minor}/ro"));
+    said.is_ok_and(|said| said.starts_with(b"1"))
 }
 
 /// Opens what is there, or makes a file; tells which.
