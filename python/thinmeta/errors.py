@@ -20,16 +20,24 @@ __all__ = [
     "AbortedError",
     "AlreadyFormattedError",
     "DamagedBlockError",
+    "DamagedRepositoryError",
     "DeviceExistsError",
     "DeviceInUseError",
+    "LivePoolError",
+    "ManagedByLvmError",
     "MetadataSnapshotHeldError",
     "NoMetadataSnapshotError",
     "NoSpaceError",
     "NoSuchDeviceError",
+    "NoSuchGenerationError",
     "NoSuchTreeError",
     "NotFormattedError",
+    "ObjectStoreError",
     "PoisonedError",
     "ReadOnlyError",
+    "RemoteError",
+    "RepositoryBusyError",
+    "RepositoryError",
     "StaleTransactionError",
     "StreamError",
     "ThinmetaError",
@@ -252,7 +260,13 @@ class UnsupportedFormatError(ThinmetaError):
 
 
 class MetadataSnapshotHeldError(ThinmetaError):
-    """A metadata snapshot is held already; release it first."""
+    """A metadata snapshot is held already; release it first.
+
+    Attributes:
+        held_root: Metadata block of the one that is held, where that is known.
+    """
+
+    held_root: int | None = None
 
 
 class NoMetadataSnapshotError(ThinmetaError):
@@ -283,6 +297,44 @@ class UsageError(ThinmetaError, ValueError):
     """
 
 
+class ManagedByLvmError(UsageError):
+    """LVM keeps books about this pool, and would not know of the change.
+
+    Attributes:
+        pool: The pool as LVM calls it, ``vg/pool``.
+        reason: What LVM's own way is.
+    """
+
+    def __init__(self, pool: str, reason: str) -> None:
+        super().__init__(pool, reason)
+        self.pool, self.reason = pool, reason
+
+    def __str__(self) -> str:
+        return f"{self.pool} is managed by LVM: {self.reason}"
+
+
+class LivePoolError(ThinmetaError, OSError):
+    """A pool in the kernel cannot be asked or told something.
+
+    There is none of that name, it has failed or is read-only, ``dmsetup`` is missing or
+    refuses, a device node is gone. ``errno`` says which, as far as there is a number for it.
+
+    Attributes:
+        pool: The device, volume or pool, as device-mapper or LVM calls it.
+        reason: What happened, and what to do.
+    """
+
+    def __init__(self, pool: str, reason: str, number: int = errno.EIO) -> None:
+        super().__init__(number, reason, pool)
+        self.pool, self.reason = pool, reason
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.pool, self.reason, self.errno
+
+    def __str__(self) -> str:
+        return f"{self.pool}: {self.reason}"
+
+
 class AbortedError(ThinmetaError):
     """A change failed half-way: no space, a damaged block, a failed read.
 
@@ -310,9 +362,117 @@ class PoisonedError(ThinmetaError):
     needs_check_set: bool = False
 
 
+class RemoteError(ThinmetaError):
+    """Another host could not be reached, or could not do what it was asked.
+
+    Attributes:
+        host: The host, as ``ssh`` knows it.
+        reason: What it, or ssh, said.
+        status: The exit status; 255 is ssh's own, ``None``: nothing was run.
+    """
+
+    def __init__(self, host: str, reason: str, status: int | None = None) -> None:
+        super().__init__(host, reason, status)
+        self.host, self.reason, self.status = host, reason, status
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.reason}"
+
+
 class WrongBaseError(ThinmetaError):
     """A stream does not fit the volume that it is to be applied to."""
 
 
 class StreamError(ThinmetaError):
-    """A stream is damaged, cut short or of an unknown version."""
+    """A stream is damaged, cut short or of an unknown version.
+
+    Attributes:
+        resumable: Whether what came is kept, and :func:`thinmeta.stream.send` can go on from
+            ``token``.
+        token: What to give it, or ``None``.
+    """
+
+    resumable: bool = False
+    token: str | None = None
+
+
+class RepositoryError(ThinmetaError):
+    """A backup repository is not there, or cannot do what was asked of it.
+
+    Attributes:
+        repository: The folder or the address of the repository.
+        reason: What is wrong, and what to do.
+    """
+
+    def __init__(self, repository: str, reason: str) -> None:
+        super().__init__(repository, reason)
+        self.repository, self.reason = repository, reason
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.repository, self.reason
+
+    def __str__(self) -> str:
+        return f"{self.repository}: {self.reason}"
+
+
+class DamagedRepositoryError(RepositoryError):
+    """Objects of a repository are missing or are not what they were.
+
+    Attributes:
+        objects: Names of these objects, as far as they were looked at.
+        restorable: Names of the generations that have all their objects; ``None`` where
+            that was not looked at.
+    """
+
+    def __init__(
+        self,
+        repository: str,
+        reason: str,
+        objects: tuple[str, ...] = (),
+        restorable: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__(repository, reason)
+        self.objects, self.restorable = objects, restorable
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.repository, self.reason, self.objects, self.restorable
+
+
+class NoSuchGenerationError(RepositoryError, KeyError):
+    """The repository has no such generation, or more than one that could be meant.
+
+    Attributes:
+        generation: What was asked for.
+    """
+
+    def __init__(self, repository: str, reason: str, generation: str) -> None:
+        super().__init__(repository, reason)
+        self.generation = generation
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.repository, self.reason, self.generation
+
+
+class RepositoryBusyError(RepositoryError, OSError):
+    """Somebody else does something with the repository that this would disturb.
+
+    ``errno`` is ``EBUSY``.
+    """
+
+    def __init__(self, repository: str, reason: str) -> None:
+        OSError.__init__(self, errno.EBUSY, reason, repository)
+        self.repository, self.reason = repository, reason
+
+
+class ObjectStoreError(RepositoryError, OSError):
+    """An object store cannot be reached, or refuses: credentials, network, rights.
+
+    ``errno`` is ``EACCES`` where credentials are missing or not enough, else ``EIO``.
+    """
+
+    def __init__(self, repository: str, reason: str, number: int = errno.EIO) -> None:
+        OSError.__init__(self, number, reason, repository)
+        self.repository, self.reason = repository, reason
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.repository, self.reason, self.errno

@@ -43,8 +43,21 @@ if TYPE_CHECKING:
         def save_bookmark(self, path: str) -> Bookmark | None:
             """Save what proves later that blocks are unchanged; None where nothing does."""
 
+        @property
+        def kept_base(self) -> Bookmark | None:
+            """What was kept of the last one, if it is still there."""
+
+        def keep(self) -> None:
+            """Keep it as the base of the next one, if it is there for this only."""
+
         def __enter__(self) -> Self: ...
-        def __exit__(self, *exception: object) -> None: ...
+        def __exit__(
+            self,
+            raised: type[BaseException] | None,
+            value: BaseException | None,
+            traceback: TracebackType | None,
+            /,
+        ) -> None: ...
 
 
 __all__ = [
@@ -207,6 +220,13 @@ class ImageGeneration:
             count = self._volume._native.read_at(offset_bytes, view)
             if count != view.nbytes:
                 raise UsageError(f"the volume ends before byte {offset_bytes + view.nbytes}")
+
+    @property
+    def kept_base(self) -> None:
+        """None: nothing is kept of images."""
+
+    def keep(self) -> None:
+        """Nothing to be done: the image stays as it is."""
 
     def save_bookmark(self, path: str) -> Bookmark | None:
         """Save the mappings, if they prove anything later: only those of a snapshot do."""

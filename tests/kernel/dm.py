@@ -19,7 +19,7 @@ _HEADER = struct.Struct("=3I I I I i I I I Q 128s 129s 7x")
 _TARGET = struct.Struct("=QQiI16s")
 _CREATE, _REMOVE, _SUSPEND, _LOAD, _STATUS, _MESSAGE = 3, 4, 6, 9, 12, 14
 _SUSPEND_FLAG, _NO_FLUSH_FLAG = 1 << 1, 1 << 11
-_BUFFER_BYTES = 1 << 12
+_BUFFER_BYTES = 1 << 14
 
 _numbers = itertools.count(1)
 
@@ -82,15 +82,20 @@ class Device:
 
     def remove(self) -> None:
         """Let it go; whoever looked at it a moment ago may still have it open."""
+        self.remove_name(self.name)
+
+    @staticmethod
+    def remove_name(name: str) -> None:
+        """The same of any device."""
         for _ in range(100):
             try:
-                self._call(_REMOVE)
+                call(name, _REMOVE)
                 return
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
             time.sleep(0.02)
-        raise TimeoutError(f"{self.name} stays in use") from None
+        raise TimeoutError(f"{name} stays in use") from None
 
     def _load(self, target: Target) -> None:
         text = target.parameters.encode() + b"\0"
@@ -103,15 +108,52 @@ class Device:
         self, command: int, *, flags: int = 0, payload: bytes = b"", targets: int = 0
     ) -> tuple[int, bytes]:
         """One ioctl: the device's number, and what follows the header."""
-        buffer = bytearray(_BUFFER_BYTES)
-        _HEADER.pack_into(
-            buffer, 0, 4, 0, 0, len(buffer), _HEADER.size, targets, 0, flags, 0, 0, 0,
-            self.name.encode(), b"",
-        )  # fmt: skip
-        buffer[_HEADER.size : _HEADER.size + len(payload)] = payload
-        fcntl.ioctl(_control(), 0xC0000000 | _HEADER.size << 16 | 0xFD00 | command, buffer, True)
-        header = _HEADER.unpack_from(buffer)
-        return header[10], bytes(buffer[header[4] :])
+        answer = call(self.name, command, flags=flags, payload=payload, targets=targets)
+        return answer.number, answer.rest
+
+
+class Answer(NamedTuple):
+    """What an ioctl has to say."""
+
+    number: int
+    flags: int
+    targets: int
+    open_count: int
+    name: str
+    uuid: str
+    rest: bytes
+
+
+def call(
+    name: str,
+    command: int,
+    *,
+    flags: int = 0,
+    payload: bytes = b"",
+    targets: int = 0,
+    number: int = 0,
+    uuid: str = "",
+) -> Answer:
+    """One ioctl, about a device by its name, its number or its uuid."""
+    buffer = bytearray(_BUFFER_BYTES)
+    _HEADER.pack_into(
+        buffer, 0, 4, 0, 0, len(buffer), _HEADER.size, targets, 0, flags, 0, 0, number,
+        name.encode(), uuid.encode(),
+    )  # fmt: skip
+    buffer[_HEADER.size : _HEADER.size + len(payload)] = payload
+    fcntl.ioctl(_control(), 0xC0000000 | _HEADER.size << 16 | 0xFD00 | command, buffer, True)
+    header = _HEADER.unpack_from(buffer)
+    text = [part.split(b"\0", 1)[0].decode() for part in header[11:13]]
+    end = max(header[3], header[4])
+    return Answer(
+        header[10],
+        header[7],
+        header[5],
+        header[6],
+        text[0],
+        text[1],
+        bytes(buffer[header[4] : end]),
+    )
 
 
 def _control() -> int:

@@ -47,6 +47,38 @@ EXAMPLES: list[tuple[thinmeta.ThinmetaError, dict[str, Any]]] = [
     (errors.PoisonedError("poisoned"), {}),
     (errors.WrongBaseError("wrong base"), {}),
     (errors.StreamError("cut short"), {}),
+    (
+        errors.LivePoolError("pool", "it is gone", errno.ENXIO),
+        {"pool": "pool", "reason": "it is gone", "errno": errno.ENXIO},
+    ),
+    (
+        errors.ManagedByLvmError("vg/pool", "lvcreate does it"),
+        {"pool": "vg/pool", "reason": "lvcreate does it"},
+    ),
+    (
+        errors.RemoteError("host", "no route to it", 255),
+        {"host": "host", "reason": "no route to it", "status": 255},
+    ),
+    (
+        errors.RepositoryError("repo", "it is none"),
+        {"repository": "repo", "reason": "it is none"},
+    ),
+    (
+        errors.DamagedRepositoryError("repo", "one is missing", ("packs/a",), ("0001",)),
+        {"reason": "one is missing", "objects": ("packs/a",), "restorable": ("0001",)},
+    ),
+    (
+        errors.NoSuchGenerationError("repo", "there is none", "0007"),
+        {"reason": "there is none", "generation": "0007"},
+    ),
+    (
+        errors.RepositoryBusyError("repo", "a backup is being made"),
+        {"reason": "a backup is being made", "errno": errno.EBUSY},
+    ),
+    (
+        errors.ObjectStoreError("s3://b", "no credentials", errno.EACCES),
+        {"reason": "no credentials", "errno": errno.EACCES},
+    ),
 ]
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from thinmeta.cli.options import Option, parse
 from thinmeta.cli.output import write_json, write_text
+from thinmeta.cli.pools import find_source
 from thinmeta.cli.progress import progress
 from thinmeta.errors import UsageError
 from thinmeta.tools import check_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    from thinmeta.pool import Pool
     from thinmeta.report import Scope
 
 HELP = """\
 Usage: thinmeta check [-q] [--super-block-only | --skip-mappings] [--json] [-m] META
 
-Reads all of the pool's metadata in META, a device or an image of it, and lists what is
-wrong with it. Nothing is written. The last line says what it means:
+Reads all of the pool's metadata in META, a device or an image of it or a live pool, and
+lists what is wrong with it. Nothing is written. Of a live pool the metadata snapshot is
+checked, in which the counts of blocks are not. The last line says what it means:
 
   CLEAN       nothing is wrong                                       exit status 0
   NOT CLEAN   small disorder; all data can be reached, and a repair  exit status 1
@@ -38,7 +43,7 @@ Options
 
 Examples
   thinmeta check pool_tmeta.img
-  thinmeta check -q /dev/vg/pool_tmeta && echo sound
+  thinmeta check -q vg/pool && echo sound
 """
 
 OPTIONS = (Option("quiet", "q"), Option("super-block-only"), Option("skip-mappings"))
@@ -57,21 +62,29 @@ def run(arguments: list[str]) -> int:
     scope: Scope = "all"
     if superblock_only or skip_mappings:
         scope = "superblock" if superblock_only else "without_mappings"
-    path, snapshot = parsed.words[0], parsed.metadata_snapshot()
-    with progress("checking", quiet=quiet) as report:
-        fields = check_fields(
-            path,
-            metadata_snapshot=snapshot,
-            superblock_only=superblock_only,
-            skip_mappings=skip_mappings,
-            progress=report,
-        )
+    source = find_source(parsed.words[0], parsed.metadata_snapshot())
+
+    def check(target: str | Pool, snapshot: Literal["held"] | int | None) -> dict[str, Any]:
+        with progress("checking", quiet=quiet) as report:
+            return check_fields(
+                target,
+                metadata_snapshot=snapshot,
+                superblock_only=superblock_only,
+                skip_mappings=skip_mappings,
+                progress=report,
+            )
+
+    if source.reserves:
+        with source.reading() as pool:
+            fields = check(pool, None)
+    else:
+        fields = check(source.metadata, source.snapshot)
     if quiet:
         pass
     elif parsed.has("json"):
         from thinmeta.report import check_json
 
-        write_json(check_json(fields, path, snapshot, scope))
+        write_json(check_json(fields, source.word, source.snapshot, scope))
     else:
         from thinmeta.report import check_text, verdict
 

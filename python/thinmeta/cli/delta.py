@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from thinmeta.cli.options import Option, device_number, parse
+from thinmeta.cli.options import Option, parse
 from thinmeta.cli.output import write_text
+from thinmeta.cli.pools import find_source
 from thinmeta.cli.progress import progress
-from thinmeta.pool import open_pool
 from thinmeta.report import count, human_bytes
 
 TYPE_CHECKING = False
@@ -17,7 +17,8 @@ Usage: thinmeta delta [--same] [--json] [-m] META LEFT RIGHT
 
 Shows where two thin devices of a pool differ, for example a volume and its snapshot:
 what a backup has to copy. LEFT and RIGHT are device ids ('thinmeta ls' lists them). Only
-the metadata in META is read, which takes seconds however large the volumes are.
+the metadata in META is read, which takes seconds however large the volumes are. META is
+a device or an image, or a live pool, whose volumes can be called by their names, too.
 
 Each line is a range, with its place and length in bytes and in blocks, and its kind:
   changed      both have data there, and not the same blocks
@@ -36,7 +37,7 @@ Options
 
 Examples
   thinmeta delta pool_tmeta.img 1 2
-  thinmeta delta -m /dev/mapper/pool_tmeta 1 2 --json
+  thinmeta delta vg/pool home home-monday --json
 """
 
 OPTIONS = (Option("same"),)
@@ -54,12 +55,12 @@ def run(arguments: list[str]) -> int:
     if parsed.has("help"):
         write_text(HELP)
         return 0
-    path, snapshot = parsed.words[0], parsed.metadata_snapshot()
-    left = device_number(parsed.words[1], "LEFT")
-    right = device_number(parsed.words[2], "RIGHT")
+    source = find_source(parsed.words[0], parsed.metadata_snapshot())
+    left = source.device_number(parsed.words[1], "LEFT")
+    right = source.device_number(parsed.words[2], "RIGHT")
     same = parsed.has("same")
     with (
-        open_pool(path, metadata_snapshot=snapshot) as pool,
+        source.reading() as pool,
         progress("comparing") as report,
     ):
         delta = pool.delta(left, right, same=same, progress=report)
@@ -69,8 +70,8 @@ def run(arguments: list[str]) -> int:
         import json
 
         head = {
-            "metadata": path,
-            "metadata_snapshot": snapshot,
+            "metadata": source.word,
+            "metadata_snapshot": source.snapshot,
             "left": left,
             "right": right,
             "data_block_size_bytes": block_bytes,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from thinmeta.cli.options import Option, device_number, parse
+from thinmeta.cli.options import Option, parse
 from thinmeta.cli.output import STDOUT, stdout_descriptor, write_text
+from thinmeta.cli.pools import find_source
 from thinmeta.cli.progress import progress
 from thinmeta.errors import UsageError
 from thinmeta.files import OutputFile, name_output
-from thinmeta.pool import Pool, open_pool
 from thinmeta.tools import FORMATS, dump
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from thinmeta.pool import Pool
 
 HELP = """\
 Usage: thinmeta dump [-o OUT] [--format FORMAT] [--shared] [--dev-id ID]... [-m] META
 
-Writes down the pool's devices and all their mappings, as the metadata in META says.
+Writes down the pool's devices and all their mappings, as the metadata in META says: a
+device or an image of it, or a live pool.
 
 Options
   -o, --output OUT       write to OUT, which appears when it is whole; a device or a
@@ -25,7 +30,8 @@ Options
       --json             the same as --format jsonl
       --shared           print what devices share once, as <def>, and then <ref> to
                          it; otherwise every device is printed in full
-      --dev-id ID        only this device; may be repeated
+      --dev-id ID        only this device, of a live pool also by its name; may be
+                         repeated
   -m, --metadata-snapshot[=BLOCK]
                          read the metadata snapshot that the pool holds, or the one
                          at BLOCK; works while the pool is in use
@@ -56,14 +62,15 @@ def run(arguments: list[str]) -> int:
     if parsed.has("json") and form != "jsonl":
         raise UsageError(f"dump: --json and --format {form} exclude each other")
     shared = parsed.has("shared")
-    devices = [device_number(word, "--dev-id") for word in parsed.values("dev-id")] or None
-    path, out = parsed.words[0], parsed.value("output")
+    source = find_source(parsed.words[0], parsed.metadata_snapshot())
+    ids = [source.device_number(word, "--dev-id") for word in parsed.values("dev-id")]
+    out = parsed.value("output")
 
     def write(pool: Pool, target: int) -> None:
         with progress("dumping") as report:
-            dump(pool, target, format=form, shared=shared, device_ids=devices, progress=report)
+            dump(pool, target, format=form, shared=shared, device_ids=ids or None, progress=report)
 
-    with open_pool(path, metadata_snapshot=parsed.metadata_snapshot()) as pool:
+    with source.reading() as pool:
         if out is None or out == "-":
             try:
                 write(pool, stdout_descriptor())
@@ -75,6 +82,6 @@ def run(arguments: list[str]) -> int:
         from thinmeta.cli.signals import raise_on_termination
 
         raise_on_termination()
-        with OutputFile(out, inputs=(path,)) as target:
+        with OutputFile(out, inputs=(source.metadata,)) as target:
             write(pool, target)
     return 0

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from thinmeta.cli.options import Option, device_number, parse, size
+from thinmeta.cli.options import Option, parse, size
 from thinmeta.cli.output import STDOUT, write_error, write_text
+from thinmeta.cli.pools import find_source
 from thinmeta.cli.progress import progress
 from thinmeta.cli.signals import raise_on_termination
 from thinmeta.errors import UsageError
 from thinmeta.files import OutputFile
-from thinmeta.pool import open_pool
 from thinmeta.report import human_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from thinmeta.live import LivePool, LiveVolume
 
 HELP = """\
 Usage: thinmeta extract [--size BYTES] [--external-origin FILE] [--json] [-m]
                         META DATA ID -o OUT
+       thinmeta extract [OPTION]... POOL ID -o OUT
 
 Copies the content of thin device ID out of a pool whose metadata is META and whose data
-is DATA, devices or images of them. The kernel is not needed. What was never written is a
-hole in OUT, which takes up no space there and reads as zeros.
+is DATA, devices or images of them, or out of the live pool POOL, where ID may be a name,
+too. A volume that is active and can be written to is refused there: it would change
+while it is copied. What was never written is a hole in OUT, which takes up no space there
+and reads as zeros.
 
 Prints the sha256 of the whole content as sha256sum does, so that 'sha256sum -c' takes it.
 
@@ -29,7 +36,8 @@ Options
                          (sectors). A pool does not know how large its volumes are
                          (LVM does: lvs --units b); without --size the end of the last
                          block written is taken, a line on stderr says so, and
-                         "size_source" in the JSON is "guessed".
+                         "size_source" in the JSON is "guessed". In a live pool the size
+                         of what is active, or what LVM says, is taken first: "live".
       --external-origin FILE
                          what shows through where nothing was written, for volumes that
                          were made as snapshots of something outside the pool
@@ -41,7 +49,7 @@ Options
 
 Examples
   thinmeta extract pool_tmeta.img pool_tdata.img 1 -o volume.img --size 10GiB
-  thinmeta extract /dev/vg/pool_tmeta /dev/vg/pool_tdata 1 -o - | zstd > volume.zst
+  thinmeta extract vg/pool home-monday -o - | zstd > home.zst
 """
 
 OPTIONS = (
@@ -53,25 +61,44 @@ OPTIONS = (
 
 def run(arguments: list[str]) -> int:
     """Run the command on its words and return its exit status."""
-    parsed = parse("extract", arguments, OPTIONS, ("META", "DATA", "ID"))
+    parsed = parse("extract", arguments, OPTIONS, ("META", "DATA", "ID"), optional=1)
     if parsed.has("help"):
         write_text(HELP)
         return 0
-    path, data, word = parsed.words
-    device_id = device_number(word, "ID")
     out = parsed.value("output")
     if out is None:
         raise UsageError("extract: -o OUT is missing; see 'thinmeta extract --help'")
     given = parsed.value("size")
     size_bytes = None if given is None else size(given, "--size")
     origin = parsed.value("external-origin")
-    snapshot = parsed.metadata_snapshot()
+    source = find_source(parsed.words[0], parsed.metadata_snapshot())
+    device_id = source.device_number(parsed.words[-1], "ID")
+    live = source.live
+    if live is None and len(parsed.words) < 3:
+        raise UsageError(
+            f"extract: ID is missing: {source.word} is no live pool, so DATA is needed; see "
+            "'thinmeta extract --help'"
+        )
+    if live is not None and len(parsed.words) > 2:
+        raise UsageError(
+            f"extract: {source.word} is a live pool and knows its data: leave DATA out; see "
+            "'thinmeta extract --help'"
+        )
+    data = parsed.words[1] if live is None else live.data_path
+    size_source = "guessed" if size_bytes is None else "given"
+    if live is not None:
+        active = _still(live, device_id)
+        if size_bytes is None:
+            size_bytes = _live_size(live, device_id, active)
+            size_source = "guessed" if size_bytes is None else "live"
+        if origin is None and active is not None:
+            origin = active.external_origin
 
     raise_on_termination()
-    with open_pool(path, metadata_snapshot=snapshot, data=data) as pool:
+    with source.reading(data) as pool:
         device = pool.devices[device_id]
         with device.open(size_bytes=size_bytes, external_origin=origin) as volume:
-            inputs = (path, data) if origin is None else (path, data, origin)
+            inputs = tuple(each for each in (source.metadata, data, origin) if each is not None)
             output = OutputFile(
                 "/dev/stdout" if out == "-" else out,
                 inputs=inputs,
@@ -81,8 +108,9 @@ def run(arguments: list[str]) -> int:
             with output as target, progress("extracting") as report:
                 to_stdout = output.is_stdout()
                 sha256, total, mapped = volume.extract(target, progress=report)
-            is_known = volume.size_is_known
-    if not is_known:
+                if live is not None:
+                    _still(live, device_id)  # somebody may have come meanwhile
+    if size_source == "guessed":
         write_error(
             f"thinmeta: the size, {human_bytes(total)} ({total} bytes), was guessed from the "
             "last block written; --size gives the real one\n"
@@ -92,14 +120,14 @@ def run(arguments: list[str]) -> int:
 
         text = json.dumps(
             {
-                "metadata": path,
-                "metadata_snapshot": snapshot,
+                "metadata": source.word,
+                "metadata_snapshot": source.snapshot,
                 "data": data,
                 "device_id": device_id,
                 "output": out,
                 "sha256": sha256,
                 "size_bytes": total,
-                "size_source": "given" if is_known else "guessed",
+                "size_source": size_source,
                 "mapped_bytes": mapped,
             },
             indent=2,
@@ -108,6 +136,42 @@ def run(arguments: list[str]) -> int:
         text = _sha256_line(sha256, out)
     (write_error if to_stdout else write_text)(text + "\n")
     return 0
+
+
+def _still(live: LivePool, device_id: int) -> LiveVolume | None:
+    """The volume, if it is active; one that can be written to is no content to copy.
+
+    Raises:
+        DeviceInUseError: It can be written to.
+    """
+    active = live.find_volume(device_id)
+    if active is not None and not active.read_only:
+        from thinmeta.errors import DeviceInUseError
+
+        if live.lvm is not None:
+            from thinmeta.live.lvm import split_name
+
+            parts = split_name(active.name)
+            way = f"thinmeta live snapshot {live.lvm.full_name} NEW {parts[1] if parts else ''}"
+        else:
+            way = f"thinmeta live snapshot {live.name} NEW {device_id} --suspend {active.name}"
+        raise DeviceInUseError(
+            active.path,
+            f"thin device {device_id} can be written to while it is copied; make a snapshot "
+            f"and extract that: {way}",
+        )
+    return active
+
+
+def _live_size(live: LivePool, device_id: int, active: LiveVolume | None) -> int | None:
+    """The size of a volume in bytes, where the kernel or LVM knows it."""
+    if active is not None:
+        return active.size_bytes
+    if live.lvm is not None:
+        for volume in live.lvm.volumes():
+            if volume.device_id == device_id:
+                return volume.size_bytes
+    return None
 
 
 def _sha256_line(sha256: str, name: str) -> str:

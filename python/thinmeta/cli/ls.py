@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from thinmeta.cli.options import Option, did_you_mean, parse
 from thinmeta.cli.output import write_error, write_json, write_table, write_text
+from thinmeta.cli.pools import find_source
 from thinmeta.cli.progress import progress
 from thinmeta.errors import UsageError
-from thinmeta.pool import open_pool
 from thinmeta.report import human_bytes
 
 TYPE_CHECKING = False
@@ -17,7 +17,7 @@ HELP = """\
 Usage: thinmeta ls [-o COLUMNS] [--bytes | --units UNIT] [--json] [-m] META
 
 Lists the thin devices (volumes and snapshots) of the pool whose metadata is META, a
-device or an image of it.
+device or an image of it, or of the live pool META ('thinmeta live --help').
 
 Options
   -o, --output COLUMNS   what to show, separated by commas:
@@ -44,7 +44,7 @@ Options
 
 Examples
   thinmeta ls pool_tmeta.img
-  thinmeta ls -o dev,mapped,exclusive --bytes /dev/vg/pool_tmeta
+  thinmeta ls -o dev,mapped,exclusive --bytes vg/pool
 """
 
 OPTIONS = (
@@ -79,8 +79,8 @@ def run(arguments: list[str]) -> int:
     as_json = parsed.has("json")
     units = _units(parsed.value("units"), exact=parsed.has("bytes"))
     columns = _columns(parsed.values("output"), DETAILS if as_json else DEFAULT)
-    path, snapshot = parsed.words[0], parsed.metadata_snapshot()
-    with open_pool(path, metadata_snapshot=snapshot) as pool:
+    source = find_source(parsed.words[0], parsed.metadata_snapshot())
+    with source.reading() as pool:
         superblock = pool._superblock_fields()
         block_bytes = superblock["data_block_size"] * 512
         is_held = pool._metadata_snapshot_held()
@@ -90,13 +90,14 @@ def run(arguments: list[str]) -> int:
                 counts = pool.exclusive_blocks(progress=report)
             for row in rows:
                 row["exclusive"], row["shared"] = counts[row["dev"]]
-            if is_held and "exclusive" in columns:
+            # One that we hold ourselves, for a moment, is not worth a word.
+            if is_held and not source.reserves and "exclusive" in columns:
                 write_error(HELD)
     if as_json:
         write_json(
             {
-                "metadata": path,
-                "metadata_snapshot": snapshot,
+                "metadata": source.word,
+                "metadata_snapshot": source.snapshot,
                 "metadata_snapshot_held": is_held,
                 "transaction_id": superblock["trans_id"],
                 "time": superblock["time"],

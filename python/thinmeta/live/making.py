@@ -1,0 +1,237 @@
+"""Making snapshots of live volumes, and removing them, whoever was killed in between."""
+
+from __future__ import annotations
+
+import os
+
+from thinmeta.errors import (
+    DeviceExistsError,
+    DeviceInUseError,
+    LivePoolError,
+    NoSuchDeviceError,
+    UsageError,
+)
+from thinmeta.live import messages
+from thinmeta.live.fresh import FreshMetadata
+from thinmeta.live.own import Books, OwnSnapshot
+from thinmeta.types import SECTOR_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from thinmeta.live.pool import LivePool
+    from thinmeta.live.status import LiveVolume
+
+__all__ = ["SnapshotMaker"]
+
+#: People and LVM count device ids from below; ours come from above.
+_HIGHEST_ID = (1 << 24) - 1
+
+
+class SnapshotMaker:
+    """Has a snapshot of a volume, active and read-only, and writes down what is done to it.
+
+    Args:
+        live: The pool.
+        origin_id: The volume.
+        books: What was written down, open.
+        size_bytes: Size of the volume, where it is not active and LVM does not know it.
+    """
+
+    def __init__(
+        self, live: LivePool, origin_id: int, books: Books, *, size_bytes: int | None
+    ) -> None:
+        self._live, self._origin_id = live, origin_id
+        self._books, self._size_bytes = books, size_bytes
+        self._volume: LiveVolume | None = None
+        #: The snapshot that was activated, and deactivated, by this object.
+        self._made: OwnSnapshot | None = None
+
+    @property
+    def volume(self) -> LiveVolume:
+        """The active snapshot."""
+        if self._volume is None:
+            raise LivePoolError(self._live.name, "the snapshot is not active here any more")
+        return self._volume
+
+    def begin(self, *, held: str, wanted: str) -> None:
+        """Put in order what an earlier process has left, and have a snapshot.
+
+        Args:
+            held: What the copy is known to hold: one with this digest is the base.
+            wanted: The state that a stream was cut of: one with this digest is gone on with.
+
+        Raises:
+            ThinmetaError: It cannot be made.
+        """
+        books = self._books
+        left = books.making
+        if left is not None and left.digest and left.digest == held:
+            # It was sent, and we were killed before that was written down.
+            before = () if books.base is None else (books.base,)
+            books.write(making=None, base=left, removing=(*books.removing, *before))
+            left = None
+        goes_on = left is not None and bool(left.digest) and left.digest == wanted
+        if goes_on and left is not None and not self._is_there(left):
+            goes_on = False
+        self._clear_up(stays=left if goes_on else None)
+        if goes_on and left is not None:
+            self._take_up(left)
+        else:
+            self._make()
+
+    def end(self, *, stays: bool) -> None:
+        """Deactivate the snapshot, and remove it unless it stays or was kept.
+
+        Raises:
+            LivePoolError: Something cannot be removed; the next one will.
+        """
+        self._deactivate()
+        self._clear_up(stays=self._books.making if stays else None)
+
+    def _deactivate(self) -> None:
+        volume, self._volume = self._volume, None
+        lvm = self._live.lvm
+        if volume is None:
+            return
+        self._made = self._books.making
+        if lvm is None:
+            self._live.deactivate(volume.name)
+        else:
+            lvm.deactivate(_lvm_name(volume))
+
+    def _clear_up(self, *, stays: OwnSnapshot | None) -> None:
+        """Remove what is under way and what is to go; after a crash, too."""
+        books = self._books
+        going = [*books.removing]
+        if books.making is not None and books.making != stays:
+            going.append(books.making)
+        in_use = []
+        for own in going:
+            try:
+                self._remove(own)
+            except DeviceInUseError as error:
+                # Somebody looks at an old base of ours: what was done is done all the same.
+                from logging import getLogger
+
+                getLogger("thinmeta.live").warning("removed later: %s", error)
+                in_use.append(own)
+        if going:
+            books.write(making=stays, base=books.base, removing=tuple(in_use))
+
+    def _is_there(self, own: OwnSnapshot) -> bool:
+        try:
+            return self._is_ours(own)
+        except NoSuchDeviceError:
+            return False
+
+    def _take_up(self, own: OwnSnapshot) -> None:
+        """Activate a snapshot that was left behind."""
+        live, lvm = self._live, self._live.lvm
+        found = [volume for volume in live.volumes() if volume.device_id == own.device_id]
+        if found:
+            self._volume = found[0]
+        elif lvm is not None:
+            lvm.activate(own.lvm_name)
+            self._volume = live.find_volume(own.device_id)
+        else:
+            origin = live.find_volume(self._origin_id)
+            self._volume = live.activate(
+                own.device_id,
+                name=self._name(own.device_id),
+                size_sectors=own.size_bytes // SECTOR_BYTES,
+                external_origin=None if origin is None else origin.external_origin,
+            )
+
+    def _remove(self, own: OwnSnapshot) -> None:
+        live, lvm = self._live, self._live.lvm
+        if lvm is not None:
+            if any(volume.name == own.lvm_name for volume in lvm.volumes()):
+                lvm.remove(own.lvm_name)
+            return
+        is_ours = own == self._made  # this very object has made it, and nobody was let in
+        if not is_ours:
+            for volume in live.volumes():
+                if volume.device_id == own.device_id and volume.name == self._name(own.device_id):
+                    live.deactivate(volume.name)
+        try:
+            if is_ours or self._is_ours(own):
+                live.delete(own.device_id)
+        except NoSuchDeviceError:
+            return
+
+    def _is_ours(self, own: OwnSnapshot) -> bool:
+        """Whether a device is the one that was written down, and not somebody else's since.
+
+        It was written down before it was made, so that it may not be there. Ours was made when
+        the clock had passed what it was then, and nobody has written to it.
+        """
+        with FreshMetadata(self._live) as pool:
+            device = pool.devices[own.device_id]
+            digest, is_snapshot, _ = device._summary()
+            if device.creation_time <= own.pool_time or not is_snapshot:
+                return False
+            return not own.digest or own.digest == digest.hex()
+
+    def _make(self) -> None:
+        live, lvm = self._live, self._live.lvm
+        active = live.find_volume(self._origin_id)
+        size = self._size_bytes
+        if size is None and active is not None:
+            size = active.size_sectors * SECTOR_BYTES
+        if lvm is not None:
+            self._make_in_lvm()
+            return
+        if size is None or size % SECTOR_BYTES or not size:
+            raise UsageError(
+                f"thin device {self._origin_id} of {live.name} is not active, and a pool does not "
+                "know how large its volumes are: the size is needed, in bytes"
+            )
+        with FreshMetadata(self._live) as pool:
+            taken, now = set(pool.devices), pool.superblock.time
+            if self._origin_id not in taken:
+                raise NoSuchDeviceError(self._origin_id)
+        if self._books.base is not None:  # which somebody may have deleted
+            taken.add(self._books.base.device_id)
+        device_id = next(each for each in range(_HIGHEST_ID, -1, -1) if each not in taken)
+        own = OwnSnapshot(device_id, pool_time=now)
+        self._books.write(making=own, base=self._books.base)
+        try:
+            messages.snapshot_of_active(live, device_id, self._origin_id)
+        except DeviceExistsError as error:
+            # Somebody was faster, and it is theirs.
+            self._books.write(making=None, base=self._books.base)
+            reason = f"thin device {device_id} was made by somebody else just now: try again"
+            raise LivePoolError(live.name, reason) from error
+        self._volume = live.activate(
+            device_id,
+            name=self._name(device_id),
+            size_sectors=size // SECTOR_BYTES,
+            external_origin=None if active is None else active.external_origin,
+        )
+
+    def _make_in_lvm(self) -> None:
+        lvm = self._live.lvm
+        assert lvm is not None
+        origin = next((v for v in lvm.volumes() if v.device_id == self._origin_id), None)
+        if origin is None:
+            raise NoSuchDeviceError(self._origin_id)
+        name = f"thinmeta-{self._origin_id}-{os.urandom(6).hex()}"
+        self._books.write(making=OwnSnapshot(0, lvm_name=name), base=self._books.base)
+        made = lvm.create_snapshot(name, origin=origin.name)
+        own = OwnSnapshot(made.device_id, lvm_name=name)
+        self._books.write(making=own, base=self._books.base)
+        lvm.activate(name)
+        self._volume = self._live.find_volume(made.device_id)
+        if self._volume is None:
+            reason = f"LVM says that it activated {name}, and it is not active here"
+            raise LivePoolError(lvm.full_name, reason)
+
+    def _name(self, device_id: int) -> str:
+        return f"thinmeta-{self._live.name}-{device_id}"[:120]
+
+
+def _lvm_name(volume: LiveVolume) -> str:
+    from thinmeta.live.lvm import split_name
+
+    parts = split_name(volume.name)
+    return volume.name if parts is None else parts[1]
