@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from thinmeta import errors
     from thinmeta._core import BlockMapping, Run, __version__
+    from thinmeta.bookmark import Bookmark
     from thinmeta.delta import Delta
     from thinmeta.devices import Devices, ThinDevice
     from thinmeta.errors import (
@@ -78,6 +79,7 @@ __all__ = [
     "AlreadyFormattedError",
     "BlockMapping",
     "BlockMappings",
+    "Bookmark",
     "CheckReport",
     "DamagedBlockError",
     "DamagedRepositoryError",
@@ -134,6 +136,7 @@ __all__ = [
 if not TYPE_CHECKING:  # a checker must still refuse names that are not there
     _HOMES = {
         "_core": "BlockMapping Run __version__",
+        "bookmark": "Bookmark",
         "delta": "Delta",
         "live": "LivePool LiveStatus LiveVolume live_pool",
         "mappings": "BlockMappings Mappings",

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
         def keep(self) -> None:
             """Keep it as the base of the next one, if it is there for this only."""
 
+        def leave_behind(self) -> None:
+            """Let it stay, so that what was cut can be gone on with."""
+
         def __enter__(self) -> Self: ...
         def __exit__(
             self,
@@ -227,6 +230,9 @@ class ImageGeneration:
 
     def keep(self) -> None:
         """Nothing to be done: the image stays as it is."""
+
+    def leave_behind(self) -> None:
+        """Nothing to be done."""
 
     def save_bookmark(self, path: str) -> Bookmark | None:
         """Save the mappings, if they prove anything later: only those of a snapshot do."""

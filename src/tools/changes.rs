@@ -49,10 +49,9 @@ pub fn since(
     task: &Task<'_>,
 ) -> Result<Changes> {
     let block = block_bytes(now);
-    let (mut data, mut zero) = (
-        Joiner::new(size_bytes),
-        Joiner::new(size_bytes.min(base_bytes)),
-    );
+    // What both map beyond the end of the base is the same, and not in the copy.
+    let shared_bytes = size_bytes.min(base_bytes);
+    let (mut data, mut zero) = (Joiner::new(shared_bytes), Joiner::new(shared_bytes));
     for (kind, begin, length) in joined_delta(base, now, task)? {
         // The end of a row in bytes fits 64 bits.
         let bytes = begin * block..(begin + length) * block;
@@ -62,17 +61,27 @@ pub fn since(
             Kind::Same => {}
         }
     }
-    let mut zero = zero.stretches;
-    if base_bytes < size_bytes {
-        let mut joined = Joiner::new(size_bytes);
-        let grown = gaps(&data.stretches, base_bytes..size_bytes);
-        for [begin, length] in zero.drain(..).chain(grown) {
-            joined.push(begin..begin + length);
+    if shared_bytes < size_bytes {
+        let mut beyond = Joiner::new(size_bytes);
+        each_run(now, task, |run| {
+            let end = run.virtual_begin.saturating_add(run.length_blocks);
+            let (begin, end) = (
+                run.virtual_begin.saturating_mul(block),
+                end.saturating_mul(block),
+            );
+            beyond.push(begin.max(shared_bytes)..end);
+        })?;
+        for [begin, length] in gaps(&beyond.stretches, shared_bytes..size_bytes) {
+            zero.extend(begin..begin + length, size_bytes);
         }
-        zero = joined.stretches;
+        for [begin, length] in beyond.stretches {
+            data.extend(begin..begin + length, size_bytes);
+        }
     }
-    let data = data.stretches;
-    Ok(Changes { data, zero })
+    Ok(Changes {
+        data: data.stretches,
+        zero: zero.stretches,
+    })
 }
 
 fn block_bytes(side: &Sided<'_>) -> u64 {
@@ -105,6 +114,14 @@ impl Joiner {
             Some([last, length]) if *last + *length == begin => *length += end - begin,
             _ => self.stretches.push([begin, end - begin]),
         }
+    }
+}
+
+impl Joiner {
+    /// As [`Self::push`], up to an end that lies farther.
+    fn extend(&mut self, bytes: Range<u64>, end: u64) {
+        self.end = end;
+        self.push(bytes);
     }
 }
 
@@ -180,6 +197,12 @@ mod tests {
         let changes = of(&left, &right, [2 * BLOCK, 8 * BLOCK]);
         assert_eq!(changes.data, [[5 * BLOCK, BLOCK]]);
         assert_eq!(changes.zero, [[BLOCK, 4 * BLOCK], [6 * BLOCK, 2 * BLOCK]]);
+        // A volume that was smaller meanwhile has more than its copy.
+        let both = of(&right, &right, [2 * BLOCK, 8 * BLOCK]);
+        assert_eq!(both.data, [[5 * BLOCK, BLOCK]]);
+        assert_eq!(both.zero, [[2 * BLOCK, 3 * BLOCK], [6 * BLOCK, 2 * BLOCK]]);
+        let inside = of(&right, &right, [5 * BLOCK + 100, 6 * BLOCK]);
+        assert_eq!(inside.data, [[5 * BLOCK + 100, BLOCK - 100]]);
         let shrunk = of(&right, &left, [8 * BLOCK, BLOCK + 5]);
         assert_eq!(shrunk.data, [[BLOCK, 5]]);
         assert!(shrunk.zero.is_empty());

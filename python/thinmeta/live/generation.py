@@ -109,7 +109,9 @@ class LiveGeneration:
         making, before = self._books.making, self._books.base
         if making is None:
             raise UsageError("there is no snapshot that could be kept")
-        removing = self._books.removing if before is None else (*self._books.removing, before)
+        removing = self._books.removing
+        if before is not None and before != making:
+            removing = (*removing, before)
         self._books.write(making=None, base=making, removing=removing)
         self._keeps = True
 

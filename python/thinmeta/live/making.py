@@ -70,11 +70,15 @@ class SnapshotMaker:
             before = () if books.base is None else (books.base,)
             books.write(making=None, base=left, removing=(*books.removing, *before))
             left = None
+        if books.base is not None and wanted and books.base.digest == wanted:
+            left = books.base  # all of it was sent, and not all of it has arrived
         goes_on = left is not None and bool(left.digest) and left.digest == wanted
         if goes_on and left is not None and not self._is_there(left):
             goes_on = False
         self._clear_up(stays=left if goes_on else None)
         if goes_on and left is not None:
+            if books.making != left:
+                books.write(making=left, base=books.base, removing=books.removing)
             self._take_up(left)
         else:
             self._make()
@@ -103,7 +107,7 @@ class SnapshotMaker:
         """Remove what is under way and what is to go; after a crash, too."""
         books = self._books
         going = [*books.removing]
-        if books.making is not None and books.making != stays:
+        if books.making is not None and books.making not in (stays, books.base):
             going.append(books.making)
         in_use = []
         for own in going:
@@ -115,7 +119,7 @@ class SnapshotMaker:
 
                 getLogger("thinmeta.live").warning("removed later: %s", error)
                 in_use.append(own)
-        if going:
+        if going or books.making != stays:
             books.write(making=stays, base=books.base, removing=tuple(in_use))
 
     def _is_there(self, own: OwnSnapshot) -> bool:
