@@ -1,6 +1,7 @@
 """Live pools that are LVM's, with the real LVM: found by its names, changed in its own way."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from kernel.blockdev import KernelLog
 from kernel.lvm import VolumeGroup, run
 from kernel.world import pattern
 from thinmeta import LivePool, LivePoolError, ManagedByLvmError
+from thinmeta.live.generation import LiveGeneration
 
 BLOCK_BYTES = 65536
 VOLUME_BYTES = 32 << 20
@@ -204,3 +206,36 @@ def test_commands_take_lvm_s_names(group: VolumeGroup, live: LivePool) -> None:
     assert refused.returncode == 3
     assert refused.stderr.count("\n") == 1
     assert live.status().held_root is None
+
+
+def test_a_generation_is_read_from_a_snapshot_in_lvm_s_books(
+    group: VolumeGroup, live: LivePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THINMETA_STATE_DIR", os.fspath(tmp_path / "state"))
+    users = {"vm-100", "snap-1"}
+    content = bytearray(8 * BLOCK_BYTES)
+    with LiveGeneration(live, "vm-100") as first:
+        blockdev.write(group.path("vm-100"), 0, pattern("later", BLOCK_BYTES))
+        first.read_into(0, content)
+        assert content == pattern("first", 8 * BLOCK_BYTES)
+        assert first.identity.size_bytes == VOLUME_BYTES
+        assert first.identity.pool_uuid.startswith("LVM-")
+        first.keep()
+    assert len(set(group.thin_ids()) - users) == 1
+    with LiveGeneration(live, "vm-100") as second:
+        changes = second.changes(second.kept_base)
+        assert list(changes.data) == [(0, BLOCK_BYTES)]
+        assert not changes.zero
+        second.keep()
+    (kept,) = set(group.thin_ids()) - users
+    # One that is killed leaves one more, which the next one removes.
+    child = os.fork()
+    if child == 0:
+        with LiveGeneration(live, "vm-100"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(set(group.thin_ids()) - users) == 2
+    with LiveGeneration(live, "vm-100") as third:
+        assert not third.changes(third.kept_base).data
+    assert set(group.thin_ids()) == {*users, kept}
+    assert [volume.name for volume in live.volumes()] == ["vg--1-vm--100"]
