@@ -1,8 +1,10 @@
 """Rounds of replication from a pool in the kernel, killed at any moment."""
 
 import io
+import json
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +16,10 @@ import thinmeta
 from kernel import quick_dmsetup
 from kernel.disks import Disks
 from kernel.live import BLOCK_BYTES, LivePool, LiveVolume
+from thinmeta.cli import main
 from thinmeta.errors import AlreadyFormattedError, StreamError, WrongBaseError
 from thinmeta.replication import LocalPeer, open_peer, replicate
+from thinmeta.stream import receive
 
 BLOCKS = 48
 SIZE = BLOCKS * BLOCK_BYTES
@@ -183,3 +187,43 @@ def test_the_whole_volume_goes_on_after_it_was_cut(pool: LivePool, folders: Path
     replicate(live, 1, LocalPeer(str(copy)))
     assert copy.read_bytes() == volume.read(0, SIZE)
     assert len(device_ids(live)) == 2
+
+
+def test_commands_copy_a_live_volume(
+    pool: LivePool, folders: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: another one would take its time."""
+    volume = pool.activate(1, blocks=BLOCKS)
+    volume.write(0, random.Random(1).randbytes(SIZE))
+    name, copy, stream = pool.device.name, folders / "copy", folders / "stream"
+
+    def run(*words: str | Path, status: int = 0) -> str:
+        assert main([str(word) for word in words]) == status, capfd.readouterr()
+        return capfd.readouterr().out
+
+    answer = json.loads(run("replicate", name, "1", copy, "--json"))
+    assert (answer["base"], answer["read_bytes"]) == (None, SIZE)
+    volume.write(0, bytes(BLOCK_BYTES))
+    assert "holds device" in run("replicate", name, "1", copy)
+    assert copy.read_bytes() == volume.read(0, SIZE)
+    run("send", name, "1", "--from", "kept", "-o", stream, status=1)  # nothing was sent yet
+    run("send", name, "1", "-o", stream)
+    shutil.copyfile(copy, folders / "second")
+    first = volume.read(0, SIZE)
+    assert "SOUND" in run("stream", "verify", stream)
+    with stream.open("rb") as file:
+        receive(file, folders / "second", overwrite=True)
+    assert (folders / "second").read_bytes() == first
+    volume.write(BLOCK_BYTES, random.Random(2).randbytes(BLOCK_BYTES))
+    plan = json.loads(run("send", name, "1", "--from", "kept", "--dry-run", "--json"))
+    assert plan["changed_bytes"] == BLOCK_BYTES
+    run("send", name, "1", "--from", "kept", "-o", stream)
+    with stream.open("rb") as file:
+        receive(file, folders / "second")
+    assert (folders / "second").read_bytes() == volume.read(0, SIZE)
+    # One for each purpose: replicating to that copy, and sending.
+    assert len(device_ids(thinmeta.live_pool(name))) == 3
+    shown = json.loads(run("receive", "--print-state", folders / "second", "--json"))
+    assert shown["changed"] is False
+    digest = shown["held"]["digest"]
+    assert digest in run("stream", "inspect", stream, "--json")
