@@ -9,10 +9,10 @@ use super::index::{BlockIndex, Located};
 use super::table::{HASH_BYTES, Hash};
 use crate::error::{Error, Result};
 
-/// A request is not longer than this, if more than one piece is in it.
-const MAX_REQUEST_BYTES: u64 = 16 << 20;
 /// What is read in vain between two pieces rather than making two requests.
 const MAX_GAP_BYTES: u64 = 128 << 10;
+/// Neighbours are written at once up to this.
+const MAX_WRITE_BYTES: u64 = 4 << 20;
 
 /// A part of one pack, and the pieces that are wanted from it.
 #[derive(Clone, Debug)]
@@ -37,7 +37,8 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Finds pieces: `hashes` has 32 bytes for each of `offsets` and `lengths`.
+    /// Finds pieces: `hashes` has 32 bytes for each of `offsets` and `lengths`. No request is
+    /// longer than `most_bytes`, if more than one piece is in it.
     ///
     /// # Errors
     /// [`Error::Usage`] for columns of different lengths; what `index` reports.
@@ -46,6 +47,7 @@ impl Wanted {
         offsets: &[u64],
         lengths: &[u32],
         hashes: &[u8],
+        most_bytes: u64,
     ) -> Result<Self> {
         let (hashes, rest) = hashes.as_chunks::<HASH_BYTES>();
         if offsets.len() != lengths.len() || offsets.len() != hashes.len() || !rest.is_empty() {
@@ -70,7 +72,7 @@ impl Wanted {
                 Some(group)
                     if group.pack == at.pack
                         && begin <= group.end + MAX_GAP_BYTES
-                        && end <= group.begin + MAX_REQUEST_BYTES =>
+                        && end <= group.begin.saturating_add(most_bytes) =>
                 {
                     group.end = group.end.max(end);
                     group.pieces.push((offset, at));
@@ -149,19 +151,134 @@ impl Group {
         Ok(bytes)
     }
 
-    /// Writes the pieces out of `part` into a file or device, each at its place. Returns how
-    /// many bytes that were.
+    /// Writes the pieces out of `part` into a file or device, each at its place and neighbours
+    /// at once. Returns how many bytes that were.
     ///
     /// # Errors
     /// [`Error::Stream`] for a damaged piece, [`Error::Io`] at the path `<output>`.
     pub fn write(&self, part: &[u8], out: &File) -> Result<u64> {
         let mut written = 0;
-        let take = |offset: u64, bytes: &[u8]| {
+        let mut space = Vec::new();
+        let mut rest = &self.pieces[..];
+        while !rest.is_empty() {
+            let count = neighbours(rest);
+            let (run, after) = rest.split_at(count);
+            rest = after;
+            let offset = run[0].0;
+            let bytes = self.joined(part, run, &mut space)?;
             written += bytes.len() as u64;
             out.write_all_at(bytes, offset)
-                .map_err(|source| Error::io("<output>", Some(offset), source))
-        };
-        self.each(part, take, |_, _, error| Err(error))?;
+                .map_err(|source| Error::io("<output>", Some(offset), source))?;
+        }
         Ok(written)
+    }
+
+    /// The content of pieces that follow each other in the volume: where it lies, if they
+    /// are stored as they are and follow each other there, too, or put together in `space`.
+    fn joined<'b>(
+        &self,
+        part: &'b [u8],
+        run: &[(u64, Located)],
+        space: &'b mut Vec<u8>,
+    ) -> Result<&'b [u8]> {
+        let length = |at: &Located| at.entry.length_bytes.get() as usize;
+        let place = |at: &Located| u64::from(at.entry.offset_bytes.get());
+        let begin = usize::try_from(place(&run[0].1) - self.begin).unwrap_or(usize::MAX);
+        let total = run.iter().map(|(_, at)| length(at)).sum();
+        let mut expected = place(&run[0].1);
+        let as_they_are = run.iter().all(|(_, at)| {
+            let follows = place(at) == expected && at.entry.stored_bytes == at.entry.length_bytes;
+            expected += length(at) as u64;
+            follows
+        });
+        if as_they_are {
+            for (_, at) in run {
+                self.piece(part, at, &mut [])?;
+            }
+            // Each of them was found there.
+            return Ok(&part[begin..begin + total]);
+        }
+        space.resize(total, 0);
+        let mut filled = 0;
+        for (_, at) in run {
+            let room = &mut space[filled..filled + length(at)];
+            if at.entry.stored_bytes == at.entry.length_bytes {
+                room.copy_from_slice(self.piece(part, at, &mut [])?);
+            } else {
+                self.piece(part, at, room)?;
+            }
+            filled += length(at);
+        }
+        Ok(space)
+    }
+}
+
+/// How many of the first pieces follow each other in the volume, within a bound.
+fn neighbours(pieces: &[(u64, Located)]) -> usize {
+    let (first, _) = pieces[0];
+    let mut end = first;
+    let follows = |(offset, at): &&(u64, Located)| {
+        let length = u64::from(at.entry.length_bytes.get());
+        let near = *offset == end && *offset + length - first <= MAX_WRITE_BYTES;
+        end = offset + length;
+        near
+    };
+    pieces.iter().take_while(follows).count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack::PackBuilder;
+    use crate::testing::Random;
+
+    /// A volume of pieces that compress and such that do not, some of them equal, and holes.
+    fn volume(random: &mut Random) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for piece in 0..200_u64 {
+            let content: Vec<u8> = match random.below(4) {
+                0 => vec![0; 4096],
+                1 => vec![piece as u8 | 1; 4096],
+                2 => vec![7; 4096],
+                _ => (0..4096).map(|_| random.next().to_le_bytes()[0]).collect(),
+            };
+            bytes.extend(content);
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_what_was_packed_however_it_was_stored() {
+        let mut random = Random::new(8);
+        for round in 0..20 {
+            let content = volume(&mut random);
+            let index = BlockIndex::new();
+            let mut builder = PackBuilder::new(1).unwrap();
+            builder.add(&content, 0, 4096, &index).unwrap();
+            let packed = builder.finish();
+            index.record(&packed.table);
+            let hashes = packed.hashes.concat();
+            let wanted =
+                Wanted::locate(&index, &packed.offsets, &packed.lengths, &hashes, 50_000).unwrap();
+            assert!(wanted.missing.is_empty());
+            let name = format!("thinmeta-restore-{}-{round}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let out = File::create(&path).unwrap();
+            out.set_len(content.len() as u64).unwrap();
+            for group in &wanted.groups {
+                let range =
+                    usize::try_from(group.begin).unwrap()..usize::try_from(group.end).unwrap();
+                group.write(&packed.pack[range.clone()], &out).unwrap();
+                let mut part = packed.pack[range].to_vec();
+                let at = usize::try_from(random.below(part.len() as u64)).unwrap();
+                part[at] ^= 1;
+                assert!(
+                    group.write(&part, &out).is_err(),
+                    "round {round}, byte {at}"
+                );
+            }
+            assert!(std::fs::read(&path).unwrap() == content, "round {round}");
+            std::fs::remove_file(path).unwrap();
+        }
     }
 }

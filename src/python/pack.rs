@@ -59,15 +59,17 @@ impl BlockIndex {
         detached(py, || self.0.settle(&path))
     }
 
+    #[pyo3(signature = (offsets, lengths, hashes, *, most_bytes=16 << 20))]
     fn locate(
         &self,
         py: Python<'_>,
         offsets: Vec<u64>,
         lengths: Vec<u32>,
         hashes: &Bound<'_, PyAny>,
+        most_bytes: u64,
     ) -> PyResult<Wanted> {
         let hashes = copy_of_bytes(hashes)?;
-        let found = || pack::Wanted::locate(&self.0, &offsets, &lengths, &hashes);
+        let found = || pack::Wanted::locate(&self.0, &offsets, &lengths, &hashes, most_bytes);
         detached(py, found).map(Wanted)
     }
 

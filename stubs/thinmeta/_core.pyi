@@ -329,8 +329,16 @@ class BlockIndex:
         """An index file of the packs that were recorded."""
     def settle(self, path: str) -> None:
         """Take in a file that ``export`` gave, and keep what it has no longer."""
-    def locate(self, offsets: list[int], lengths: list[int], hashes: Buffer) -> Wanted:
-        """Find pieces: 32 bytes of ``hashes`` for each of the others."""
+    def locate(
+        self,
+        offsets: list[int],
+        lengths: list[int],
+        hashes: Buffer,
+        *,
+        most_bytes: int = ...,
+    ) -> Wanted:
+        """Find pieces: 32 bytes of ``hashes`` for each of the others. A group spans at most
+        ``most_bytes``, if it has more than one."""
     def mark(self, hashes: Buffer) -> int:
         """Note that pieces are needed; how many of them no file has."""
     def usage(self) -> list[tuple[bytes, int, int]]:
