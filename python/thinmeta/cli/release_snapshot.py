@@ -14,7 +14,7 @@ has left it behind. What only the snapshot referred to becomes free. Thin device
 are snapshots have nothing to do with it; 'thinmeta delete' removes those.
 
 META must not be in use. For a pool in use there is
-  dmsetup message POOL 0 release_metadata_snap
+  thinmeta live release POOL
 
 Options
   -n, --dry-run          say what would change, and change nothing

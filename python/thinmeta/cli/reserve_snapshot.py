@@ -15,7 +15,7 @@ stays as it is until it is released, whatever happens to the pool meanwhile. 'th
 snapshot refers to becomes free.
 
 META must not be in use. For a pool in use there is
-  dmsetup message POOL 0 reserve_metadata_snap
+  thinmeta live reserve POOL
 
 Options
   -n, --dry-run          say what would change, and change nothing
