@@ -68,7 +68,7 @@ $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -t
 
 # ---- what people ask for ----
 
-.PHONY: help demo test check test-rust test-python build wheel sdist check-wheel stubs \
+.PHONY: help demo demo-live test check test-rust test-python build wheel sdist check-wheel stubs \
 	bench peers fuzz hostile crash crash-can-fail histories kernel interleave lock clean
 
 help: ## list these targets
@@ -76,6 +76,10 @@ help: ## list these targets
 
 demo: $(NATIVE) ## list, check, compare and extract from a real pool in examples/
 	@$(BIN)/python examples/demo.py
+
+demo-live: $(NATIVE) ## back up, restore and replicate a volume in use, on a pool in a real kernel
+	@THINMETA_KERNEL="$(KERNEL)" THINMETA_KERNEL_MODULES="$(KERNEL_MODULES)" \
+	    $(BIN)/python examples/demo_live.py
 
 test: ## lints and types, then the Rust tests, then the Python tests
 	@$(MAKE) --no-print-directory check

@@ -1,12 +1,14 @@
 """Inside: process 1, which is this interpreter. No shell, no init, no udev.
 
-It mounts, loads modules, runs pytest in a child and halts. What it says goes out by the
+It mounts, loads modules, calls a function in a child and halts. What it says goes out by the
 first serial line, as lines of JSON.
 """
 
 import ctypes
+import importlib
 import json
 import os
+import subprocess
 import tty
 from typing import Any
 
@@ -54,8 +56,31 @@ def say(message: dict[str, Any]) -> None:
         os.close(descriptor)
 
 
+def run(words: list[str]) -> int:
+    """Run a program, say each line that it prints, and return its exit status."""
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            say({"line": line.decode(errors="replace").rstrip("\n")})
+    return program.returncode
+
+
+def _call(module: str, function: str, *arguments: Any) -> int:
+    """Call what was asked for, which returns an exit status."""
+    # Imported by the child alone: process 1 stays small.
+    return int(getattr(importlib.import_module(module), function)(*arguments))
+
+
 def main(config: dict[str, Any]) -> None:
-    """All that process 1 does; it does not come back."""
+    """All that process 1 does; it does not come back.
+
+    Args:
+        config: ``modules``: the files to load, in this order; ``environment`` and ``folder`` of
+            the child; ``call``: a module, the name of a function of it that returns an exit
+            status, and its arguments.
+    """
     failed = None
     try:
         _prepare(config)
@@ -65,9 +90,7 @@ def main(config: dict[str, Any]) -> None:
         say({"started": os.uname().release})
         child = os.fork()
         if child == 0:
-            import pytest
-
-            os._exit(pytest.main(config["pytest"]))
+            os._exit(_call(*config["call"]))
         _, status = os.waitpid(child, 0)
         say({"ended": os.waitstatus_to_exitcode(status)})
         os.close(line)  # and wait until all of it is out

@@ -70,7 +70,7 @@ class Outside:
             {
                 "folder": str(self.config.rootpath),
                 "environment": dict(os.environ),
-                "pytest": [*options, *ours],
+                "call": ["pytest", "main", [*options, *ours]],
             },
         )
         self.messages = self.guest.messages(silence_seconds=SILENCE_SECONDS)

@@ -105,7 +105,8 @@ class Guest:
     """One kernel that runs, and what it says: lines of JSON from its process 1.
 
     It sees the root filesystem of the host, read-only, has 512 MiB of memory and three
-    disks, and is told in ``config`` what to do (``guest.main``).
+    disks, and is told in ``config`` what to do (``guest.main``, which wants ``folder``,
+    ``environment`` and ``call``).
     """
 
     def __init__(self, kernel: str, config: Mapping[str, Any]) -> None:
