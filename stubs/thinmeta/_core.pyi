@@ -337,8 +337,10 @@ class BlockIndex:
         *,
         most_bytes: int = ...,
     ) -> Wanted:
-        """Find pieces: 32 bytes of ``hashes`` for each of the others. A group spans at most
-        ``most_bytes``, if it has more than one."""
+        """Find pieces: 32 bytes of ``hashes`` for each of the others.
+
+        A group of more than one piece spans at most ``most_bytes``.
+        """
     def mark(self, hashes: Buffer) -> int:
         """Note that pieces are needed; how many of them no file has."""
     def usage(self) -> list[tuple[bytes, int, int]]:
@@ -373,8 +375,11 @@ class PackBuilder:
 @final
 class Packed:
     def take(self) -> tuple[Column, PackTable, Column, Column, Column, int]:
-        """Once: pack (empty where nothing is new), its table, offsets (u64) and lengths (u32)
-        in bytes and hashes (32 bytes each) of all pieces, bytes stored anew."""
+        """Take all of it, once.
+
+        Pack (empty where nothing is new), its table, offsets (u64) and lengths (u32) in bytes
+        and hashes (32 bytes each) of all pieces, bytes stored anew.
+        """
 
 @final
 class Wanted:
