@@ -112,3 +112,71 @@ def test_the_command_shows_progress_on_a_terminal(command: ThinmetaCommand, corp
         finally:
             run.kill()
             os.close(ours)
+
+
+def test_work_in_bytes_shows_amount_rate_and_remaining_time(
+    without_rich: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = watch(monkeypatch)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    now = 100.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    with Progress("backing up", in_bytes=True) as report:
+        report(0, 100 << 20)
+        for done in range(1, 31):
+            now += 1.0
+            report(done << 20, 100 << 20)
+        report(30 << 20, 100 << 20)
+    lines = [line for line in terminal.getvalue().split("\r") if line.strip()]
+    assert lines[0] == "backing up:   0 %, 0 B of 100 MiB"
+    assert lines[-1] == "backing up:  30 %, 30 MiB of 100 MiB, 1 MiB/s, 1:10 left"
+    assert terminal.getvalue().endswith("\r" + " " * len(lines[-1]) + "\r")
+
+
+def test_figures_do_not_flicker(without_rich: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watch(monkeypatch)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    now = 100.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    with Progress("backing up", in_bytes=True) as report:
+        for done in range(1000):
+            now += 0.001
+            report(done, 2000)
+    assert terminal.getvalue().count("backing up") <= 7
+
+
+def test_a_bar_shows_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_module("rich")
+    terminal = watch(monkeypatch)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    now = 100.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    with Progress("restoring", in_bytes=True) as report:
+        for done in range(4):
+            now += 1.0
+            report(done << 30, 4 << 30)
+    assert "3 GiB of 4 GiB, 1 GiB/s, 0:01 left" in terminal.getvalue()
+
+
+def test_a_rate_follows_what_happens_and_an_hour_has_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    rate = module.Rate()
+    assert rate.remaining_seconds(0, 100) is None
+    rate.update(50)  # was there already
+    for _ in range(50):
+        now += 1.0
+        rate.update(int(50 + 10 * now))
+    assert 9.9 < rate.bytes_per_second < 10.1
+    for _ in range(50):
+        now += 1.0
+        rate.update(550)
+    assert rate.bytes_per_second < 0.1
+    assert module._remaining(rate, 550, 550) in ("", "0:00")
+    rate.bytes_per_second = 1.0
+    assert module._remaining(rate, 0, 3 * 3600 + 62) == "3:01:02"
+    assert module._remaining(rate, 0, 10**9) == ""

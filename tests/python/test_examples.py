@@ -41,13 +41,15 @@ def ext4_pool(tmp_path: Path) -> tuple[Path, Path]:
 def test_the_demo_proves_what_it_says(corpus: Corpus) -> None:
     out = run("demo.py")
 
-    assert out.count("They are the same.") == 3
-    assert out.count("$ thinmeta ") == 7
+    assert out.count("They are the same.") == 5
+    assert out.count("$ thinmeta ") == 14
     assert re.search(r"volume 7, what was written: +written without a kernel", out)
-    assert out.count(corpus["pair-zeroing-2"].facts["kernel_reported"]["contents"]["0"]) == 3
+    assert out.count(corpus["pair-zeroing-2"].facts["kernel_reported"]["contents"]["0"]) == 5
     written = re.search(r"([\d,]+) blocks of the file were written before it died", out)
     assert written is not None and int(written[1].replace(",", "")) > 100
     assert "100,000 squares: the last commit, whole" in out
+    assert re.search(r"00000002-\w+: 2.4 MiB read since generation 1, 2.4 MiB new", out)
+    assert "CLEAN: 2 generations can be restored" in out
     assert max(map(len, out.splitlines())) <= 110
 
 
@@ -58,22 +60,32 @@ def test_the_demo_s_pool_is_the_kernel_s(corpus: Corpus) -> None:
         assert hashlib.sha256(content).hexdigest() == images[part]["sha256"]
 
 
-@pytest.mark.parametrize(("old", "new"), [(2, 3), (2, 0), (0, 3), (1, 1)])
-def test_an_incremental_backup_ends_with_the_new_content(
-    corpus: Corpus, tmp_path: Path, old: int, new: int
+def test_an_incremental_backup_reads_what_changed_and_ends_with_the_new_content(
+    corpus: Corpus, tmp_path: Path
 ) -> None:
-    image = corpus["pair-zeroing-2"]
-    data = image.data.read_bytes()
-    size = image.facts["kernel_reported"]["devices"][str(new)]["sectors"] * 512
-    copy = tmp_path / "copy.img"
-    copy.write_bytes(image.model.content(old, data, size))
+    """The two stages of a pool that a kernel wrote, one after the other in the same files."""
+    repository, copy = tmp_path / "repository", tmp_path / "copy.img"
+    pool = tmp_path / "metadata.img", tmp_path / "data.img"
+    read = {}
+    for stage, device in (("pair-zeroing-1", 2), ("pair-zeroing-2", 0), ("pair-zeroing-2", 3)):
+        image = corpus[stage]
+        pool[0].write_bytes(image.meta.read_bytes())
+        pool[1].write_bytes(image.data.read_bytes())
+        reported = image.facts["kernel_reported"]
+        size = reported["devices"][str(device)]["sectors"] * 512
 
-    out = run("incremental_backup.py", image.meta, image.data, old, new, copy, "--size", size)
+        out = run("incremental_backup.py", repository, *pool, device, size, copy)
 
-    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
-    assert digest == image.facts["kernel_reported"]["contents"][str(new)]
-    changed = sum(row.length for row in image.model.delta(old, new)) * 65536
-    assert int(out.split()[0]) <= changed < size
+        digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+        assert digest == reported["contents"][str(device)]
+        read[device] = int(out.split()[1])
+        if device != 2:
+            changed = sum(
+                row.length for row in image.model.delta(2, device) if row.kind != "left_only"
+            )
+            assert read[device] <= changed * 65536 < read[2]
+    code = (EXAMPLES / "incremental_backup.py").read_text().splitlines()
+    assert len(code) <= 40
 
 
 def test_a_file_is_read_out_of_an_ext4_volume(ext4_pool: tuple[Path, Path]) -> None:

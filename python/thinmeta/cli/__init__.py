@@ -23,6 +23,7 @@ COMMANDS = (
     "dump",
     "delta",
     "extract",
+    "live",
     "create",
     "snapshot",
     "delete",
@@ -32,6 +33,12 @@ COMMANDS = (
     "reserve-snapshot",
     "release-snapshot",
     "edit",
+    "send",
+    "receive",
+    "replicate",
+    "stream",
+    "bookmark",
+    "backup",
 )
 
 

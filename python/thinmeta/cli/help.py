@@ -3,15 +3,27 @@
 HELP = """\
 Usage: thinmeta COMMAND [OPTION]... WORD...
 
-Looks into dm-thin pools (LVM thin pools, for example) and changes them, without the
-kernel's help.
+Looks into dm-thin pools (LVM thin pools, for example), copies their volumes and changes
+them, without the kernel's help. The commands that read also take a pool that is in use,
+by its name.
 
 Commands that only read
   ls       list the volumes of a pool
   check    look for damage
   dump     write down everything the metadata says, as XML or JSON
   delta    show where two volumes differ, for example a volume and its snapshot
-  extract  copy a volume's content out of a pool that is not running
+  extract  copy a volume's content out of a pool
+
+Copies of volumes, and what has changed in them
+  send       write a volume, or what has changed since a snapshot, as a stream
+  receive    make a file, a device or a volume hold what a stream says
+  replicate  bring a copy of a volume in use up to date, here or on another host
+  stream     look into a stream, or check it
+  bookmark   save the mappings of a snapshot, to know later what has changed since
+  backup     keep generations of volumes in a folder or an object store
+
+Pools in use
+  live     status, snapshots of volumes, and the metadata snapshot
 
 Commands that change a pool, each in one transaction: all of it happens, or nothing
   create              make a thin device, or a new pool
@@ -54,11 +66,11 @@ In two minutes
   time          the pool's own clock: it ticks at each snapshot.
 
   A pool in use changes while it is read, so META is refused as long as somebody has
-  it. Let the kernel freeze a copy of it, the metadata snapshot, and read that:
-      dmsetup message POOL 0 reserve_metadata_snap
-      thinmeta ls -m /dev/mapper/POOL_tmeta
-      dmsetup message POOL 0 release_metadata_snap
-  A pool in use cannot be changed here. LVM has a book of its own about its pools:
+  it. Give the pool's name in place of META: then the kernel freezes a copy of the
+  metadata, the metadata snapshot, and releases it when the command is done:
+      thinmeta ls vg/pool
+  -m reads a metadata snapshot that is held already; 'thinmeta live reserve' holds one.
+  Only 'thinmeta live' changes a pool in use. LVM has a book of its own about its pools:
   docs/lvm.md tells what to mind before one is changed.
 
 Exit status
@@ -72,7 +84,7 @@ Exit status
 
 Examples
   thinmeta ls pool_tmeta.img
-  thinmeta check /dev/vg/pool_tmeta
+  thinmeta check vg/pool
   thinmeta delta pool_tmeta.img 1 2 --json
   thinmeta delete --dry-run pool_tmeta.img 2
 """

@@ -1,0 +1,388 @@
+"""Deleting generations, and what nobody needs any more.
+
+The order of things is what keeps a backup that is made meanwhile, and every generation that
+stays, whole at any moment and after any crash; ``docs/backup.md`` has the argument:
+
+1. mark what the generations need that stay; if something of it is damaged, stop;
+2. delete the manifests of the others;
+3. write what is still needed of packs that are mostly waste to new packs, and then the
+   index objects anew that name packs which will go;
+4. put ``condemned/…``, and look for ``active/…``: if a backup is being made, stop;
+5. look whether there are other generations or index objects by now: begin anew if so;
+6. delete index objects, and only then packs, segments and bookmarks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+
+from thinmeta import _core
+from thinmeta.backup.base import BOOKMARKS
+from thinmeta.backup.index import (
+    DAMAGED,
+    INDEX,
+    MAX_PACK_BYTES,
+    PACKS,
+    SPILL_PIECES,
+    IndexSet,
+    pack_object,
+    read_table,
+)
+from thinmeta.backup.locate import Lost
+from thinmeta.backup.manifest import GENERATIONS, generation_of
+from thinmeta.backup.markers import (
+    ACTIVE,
+    CONDEMNED,
+    abandon,
+    markers,
+    put_marker,
+    take_back,
+)
+from thinmeta.backup.pipeline import PACK_BYTES
+from thinmeta.backup.segments import SEGMENTS
+from thinmeta.backup.waste import Waste, find_waste
+from thinmeta.errors import DamagedRepositoryError, RepositoryBusyError, StreamError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from thinmeta.backup.manifest import StoredGeneration
+    from thinmeta.backup.objects import ObjectStore
+
+    #: Gives the generations that can be read, and what is wrong with the others.
+    Read = Callable[[], tuple[list[StoredGeneration], dict[str, str]]]
+
+__all__ = ["Prune", "PruneReport", "groups_of"]
+
+#: More index objects than this are put together.
+MANY_INDEXES = 16
+#: How often it begins anew because there was a backup meanwhile.
+ATTEMPTS = 5
+#: Objects that are deleted before somebody looks again whether that is still allowed.
+DELETE_AT_ONCE = 500
+
+log = logging.getLogger("thinmeta.backup")
+
+
+@dataclass(slots=True)
+class PruneReport:
+    """What was deleted, or would be.
+
+    Attributes:
+        kept: Names of the generations that stay.
+        deleted: Names of those that do not.
+        freed_bytes: Size of the objects that were deleted, less that of new ones.
+        repacked_bytes: How much was written anew, to get rid of the rest of packs.
+        deleted_objects: How many objects were deleted, without manifests.
+        dry_run: Whether nothing was changed.
+    """
+
+    kept: list[str]
+    deleted: list[str]
+    freed_bytes: int = 0
+    repacked_bytes: int = 0
+    deleted_objects: int = 0
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class _Doomed:
+    """What is to be deleted, and what was seen when that was decided."""
+
+    generations: set[str]
+    indexes_seen: set[str]
+    indexes: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    bytes: int = 0
+
+
+class Prune:
+    """One prune.
+
+    Args:
+        store: The repository's objects.
+        cache: A folder for copies of index objects.
+        progress: Called as ``progress(done, total)``, in bytes of packs written anew.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        cache: str,
+        *,
+        progress: Callable[[int, int], object] | None,
+    ) -> None:
+        self._store, self._cache, self._progress = store, cache, progress
+        self._id = os.urandom(8).hex()
+        self._report = PruneReport([], [])
+
+    def run(
+        self,
+        read: Read,
+        *,
+        keep_last: int,
+        keep: set[str],
+        volume: str | None,
+        drop_damaged: bool,
+        dry_run: bool,
+    ) -> PruneReport:
+        """Do it; see :meth:`thinmeta.backup.Repository.prune`."""
+        if dry_run:
+            return self._look(read, keep_last, keep, volume, drop_damaged=drop_damaged)
+        marker = put_marker(self._store, ACTIVE, "prune", self._id)
+        try:
+            self._refuse_others(marker, "nothing was deleted")
+            kept, dropped = self._choose(read, keep_last, keep, volume, drop_damaged=drop_damaged)
+            waste = self._find_waste(kept)
+            self._store.delete([f"{GENERATIONS}{name}.json" for name in dropped])
+            self._report.deleted = dropped
+            self._free(read, waste, marker)
+        finally:
+            try:
+                take_back(self._store, marker)
+            except OSError as error:
+                abandon(marker)
+                log.warning("the marker of this prune could not be removed: %s", error)
+        return self._report
+
+    def _look(
+        self,
+        read: Read,
+        keep_last: int,
+        keep: set[str],
+        volume: str | None,
+        *,
+        drop_damaged: bool,
+    ) -> PruneReport:
+        """What would be done; nothing is written."""
+        kept, dropped = self._choose(read, keep_last, keep, volume, drop_damaged=drop_damaged)
+        waste = self._find_waste(kept)
+        sizes = waste.sizes
+        gone = sum(sizes[pack] for pack in [*waste.dead, *waste.mostly_dead])
+        self._report.freed_bytes = gone - waste.live_bytes
+        self._report.repacked_bytes = waste.live_bytes
+        self._report.deleted, self._report.dry_run = dropped, True
+        self._report.kept = [each.name for each in kept]
+        return self._report
+
+    def _refuse_others(self, ours: str, stands: str) -> list[str]:
+        """Refuse to go on beside others; the markers of those who are dead.
+
+        Raises:
+            RepositoryBusyError: Somebody is at work.
+        """
+        dead = []
+        for each in [*markers(self._store, ACTIVE), *markers(self._store, CONDEMNED)]:
+            if each.name == ours or self._id in each.name:
+                continue
+            if each.state == "dead":
+                dead.append(each.name)
+                continue
+            what = "another prune is at work" if each.kind == "prune" else "a backup is being made"
+            hint = "wait until it is done"
+            if each.state == "unknown":
+                hint += (
+                    "; if its machine is gone for good, 'thinmeta backup unlock' removes its mark"
+                )
+            raise RepositoryBusyError(self._store.name, f"{what} ({each.owner}): {hint}; {stands}")
+        return dead
+
+    # ---- what stays ----
+
+    def _choose(
+        self,
+        read: Read,
+        keep_last: int,
+        keep: set[str],
+        volume: str | None,
+        *,
+        drop_damaged: bool,
+    ) -> tuple[list[StoredGeneration], list[str]]:
+        found, unreadable = read()
+        if unreadable and not drop_damaged:
+            names = ", ".join(sorted(unreadable))
+            raise DamagedRepositoryError(
+                self._store.name,
+                f"the manifests of {names} are damaged, so that nobody knows what they need; "
+                "nothing was deleted: --drop-damaged deletes them",
+                tuple(f"{GENERATIONS}{name}.json" for name in sorted(unreadable)),
+            )
+        dropped = sorted(unreadable)
+        if drop_damaged:
+            from thinmeta.backup.verify import verify
+
+            report = verify(self._store, self._cache, quick=True, progress=None)
+            whole = {each.name for each in report.generations if each.is_restorable}
+            dropped += [each.name for each in found if each.name not in whole]
+            found = [each for each in found if each.name in whole]
+        stay = set(keep)
+        for group in groups_of(found):
+            if volume is None or group[-1].volume == volume:
+                stay.update(each.name for each in group[-keep_last:])
+            else:
+                stay.update(each.name for each in group)
+        kept = [each for each in found if each.name in stay]
+        dropped += [each.name for each in found if each.name not in stay]
+        return kept, sorted(dropped)
+
+    def _find_waste(self, kept: list[StoredGeneration]) -> Waste:
+        try:
+            return find_waste(self._store, self._cache, kept)
+        except Lost as error:
+            raise DamagedRepositoryError(
+                self._store.name,
+                f"generations that are to stay are damaged ({', '.join(sorted(error.objects))}): "
+                "'thinmeta backup verify' says which; nothing was deleted: --drop-damaged "
+                "deletes them",
+                tuple(sorted(error.objects)),
+            ) from error
+
+    # ---- what goes ----
+
+    def _free(self, read: Read, waste: Waste, marker: str) -> None:
+        for _ in range(ATTEMPTS):
+            doomed = self._write_anew(waste)
+            if self._delete(doomed, marker):
+                self._report.kept = sorted(doomed.generations)
+                return
+            log.info("a backup was made meanwhile: looking anew")
+            found, _ = read()
+            waste = self._find_waste(found)
+        raise RepositoryBusyError(self._store.name, f"backups are being made; {self._stands()}")
+
+    def _stands(self) -> str:
+        count = len(self._report.deleted)
+        return f"{count} generations are deleted, and another prune frees what only they needed"
+
+    def _write_anew(self, waste: Waste) -> _Doomed:
+        """Put packs and index objects that make others unnecessary; say which these are."""
+        index, store = waste.index, self._store
+        new = IndexSet(store, self._cache)
+        spared = self._repack(waste, new)
+        gone = (waste.dead | waste.mostly_dead) - spared - new.packs
+        dirty = [name for name in index.objects if waste.names[name] & gone]
+        dirty += list(index.damaged)
+        if len(index.objects) - len(dirty) > MANY_INDEXES:
+            dirty = [*index.objects, *index.damaged]
+        clean: set[bytes] = set()
+        for name in set(index.objects) - set(dirty):
+            clean |= waste.names[name]
+        again = sorted((set(waste.sizes) & index.packs) - gone - clean - new.packs)
+        for pack in again:
+            name = pack_object(pack)
+            new.blocks.record(read_table(store, name, waste.sizes[pack]))
+            if new.blocks.fresh_pieces >= SPILL_PIECES:
+                new.put()
+        new.put()
+        doomed = _Doomed(set(waste.generations), waste.indexes_seen | set(new.objects))
+        doomed.indexes = sorted(set(dirty) - set(new.objects))
+        doomed.others = [pack_object(pack) for pack in sorted(gone)]
+        # What was said of packs that are not there any more.
+        stay = {DAMAGED + pack.hex() for pack in waste.sizes if pack not in gone}
+        doomed.others += [name for name, _ in store.list(DAMAGED) if name not in stay]
+        doomed.bytes = sum(waste.sizes[pack] for pack in gone)
+        for name, size in [*store.list(SEGMENTS), *store.list(BOOKMARKS)]:
+            if name not in waste.needed:
+                doomed.others.append(name)
+                doomed.bytes += size
+        return doomed
+
+    def _repack(self, waste: Waste, new: IndexSet) -> set[bytes]:
+        """Write what is needed of packs to others; the packs that have to stay as they are."""
+        builder = _core.PackBuilder()
+        spared: set[bytes] = set()
+        done = 0
+        total = sum(waste.sizes[pack] for pack in waste.mostly_dead)
+        for pack in sorted(waste.mostly_dead):
+            name, size = pack_object(pack), waste.sizes[pack]
+            try:
+                data = self._store.get(name, MAX_PACK_BYTES)
+                table = read_table(self._store, name, size)
+                if table.damaged(data):
+                    raise StreamError("pieces are damaged")
+            except StreamError as error:
+                log.warning("%s: %s: %s: left as it is", self._store.name, name, error)
+                spared.add(pack)
+                continue
+            if builder.take_over(waste.index.blocks, table, data) >= PACK_BYTES:
+                self._put_pack(builder, new)
+            done += size
+            if self._progress is not None:
+                self._progress(done, total)
+        self._put_pack(builder, new)
+        return spared
+
+    def _put_pack(self, builder: _core.PackBuilder, new: IndexSet) -> None:
+        data, table, _, _, _, _ = builder.finish().take()
+        if len(table) == 0:
+            return
+        self._store.put(pack_object(table.name), data, later=True)
+        new.blocks.record(table)
+        new.packs.add(table.name)
+        with memoryview(data) as view:
+            self._report.repacked_bytes += view.nbytes
+
+    def _delete(self, doomed: _Doomed, marker: str) -> bool:
+        """Delete, unless there was a backup meanwhile: ``False`` then."""
+        gate = put_marker(self._store, CONDEMNED, "prune", self._id)
+        try:
+            dead = self._refuse_others(marker, self._stands())
+            # From here on nobody makes a backup until the gate is gone.
+            self._store.delete(name for name in dead if name.startswith(ACTIVE))
+            if self._has_changed(doomed):
+                return False
+            before = self._report.freed_bytes
+            self._delete_all(gate, doomed.indexes)
+            self._delete_all(gate, doomed.others)
+            self._report.freed_bytes = before + doomed.bytes - self._report.repacked_bytes
+            for folder in (PACKS, INDEX, SEGMENTS, BOOKMARKS, GENERATIONS):
+                self._store.clean(folder)
+            self._store.delete(name for name in dead if name.startswith(CONDEMNED))
+        finally:
+            take_back(self._store, gate)
+        return True
+
+    def _has_changed(self, doomed: _Doomed) -> bool:
+        names = {generation_of(name) for name, _ in self._store.list(GENERATIONS)} - {None}
+        indexes = {name for name, _ in self._store.list(INDEX)}
+        return names != doomed.generations or indexes != doomed.indexes_seen
+
+    def _delete_all(self, gate: str, names: list[str]) -> None:
+        for begin in range(0, len(names), DELETE_AT_ONCE):
+            if self._store.size(gate) is None:
+                raise RepositoryBusyError(
+                    self._store.name,
+                    f"this prune was declared dead ('thinmeta backup unlock'); {self._stands()}",
+                )
+            part = names[begin : begin + DELETE_AT_ONCE]
+            self._store.delete(part)
+            self._report.deleted_objects += len(part)
+
+
+def groups_of(stored: Iterable[StoredGeneration]) -> list[list[StoredGeneration]]:
+    """Generations by volume, each the oldest first.
+
+    Those of one volume have the same name for it; without a name, they are of one device of
+    one pool, or one was made from the other.
+    """
+    found = sorted(stored, key=lambda each: each.name)
+    above: dict[str, str] = {each.name: each.name for each in found}
+
+    def top(name: str) -> str:
+        while above[name] != name:
+            above[name] = name = above[above[name]]
+        return name
+
+    first: dict[tuple[str, str, int], str] = {}
+    for each in found:
+        key = ("", each.pool, each.identity.device_id) if not each.volume else (each.volume, "", 0)
+        above[top(each.name)] = top(first.setdefault(key, each.name))
+        if not each.volume and each.base in above:
+            above[top(each.name)] = top(each.base)
+    groups: dict[str, list[StoredGeneration]] = {}
+    for each in found:
+        groups.setdefault(top(each.name), []).append(each)
+    return list(groups.values())
