@@ -103,6 +103,14 @@ POOL_WRITE = Bar(50, None, "%", more=True)
 POOL_WRITE_EACH = Bar(30, None, "%", more=True)
 POOL_COMMITS = faster(0.7)
 
+# Backups.
+BACKUP_FULL = Bar(40, None, "%", more=True)
+BACKUP_TEXT = Bar(15, None, "%", more=True)  # what takes the time is zstd
+BACKUP_RESTORE = Bar(50, None, "%", more=True)
+BACKUP_CHANGE = Bar(3, None, "x", more=False)
+BACKUP_READ = Bar(24, None, "MiB", more=False)
+BACKUP_MEMORY = Bar(200, None, "MiB", more=False)
+
 
 @dataclass
 class Row:

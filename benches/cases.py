@@ -9,6 +9,7 @@ from pathlib import Path
 
 import agree
 import bars
+from backup import backing_up
 from bars import Bar, Row
 from client import CallFailed, Worker
 from engine.group import engine
@@ -396,4 +397,5 @@ GROUPS: dict[str, tuple[Callable[[Bench], list[Row]], frozenset[str]]] = {
     "volume": (volume, frozenset({"V"})),
     "engine": (engine, frozenset()),
     "pools": (writing, frozenset()),
+    "backup": (backing_up, frozenset()),
 }

@@ -2,8 +2,8 @@
 
     benches/run [GROUP ...] [--scale 0.2] [--rounds 5] [--json FILE] [--markdown FILE]
 
-Groups: start check dump delta ls find volume engine pools (default: all). README.md tells how
-to read it.
+Groups: start check dump delta ls find volume engine pools backup (default: all). README.md tells
+how to read it.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def main() -> int:
     given = arguments()
     groups = [group for group in GROUPS if not given.group or group in given.group]
     # The others take the start-up times and the bare peak from it, but those that need no pool.
-    if "start" not in groups and not set(groups) <= {"engine", "pools"}:
+    if "start" not in groups and not set(groups) <= {"engine", "pools", "backup"}:
         groups.insert(0, "start")
     began = time.perf_counter()
     peers, ours = find_peers(given.peer), find_thinmeta(given.thinmeta)
