@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         """One state of one volume; a context manager that lets go of it."""
 
         identity: Identity
+        #: What people call the volume, if that is known.
+        volume_name: str
 
         def changes(self, base: int | Bookmark | None) -> Changes:
             """What has to be read, and what is zero, to get here from a base."""
@@ -154,6 +156,9 @@ class ImageGeneration:
         NoSuchDeviceError: The pool has no such device.
         UsageError: ``flatten`` without an origin, or no ``data=``.
     """
+
+    #: Images do not know it.
+    volume_name = ""
 
     def __init__(
         self,

@@ -98,6 +98,8 @@ pub struct BlockIndex {
 #[derive(Default)]
 struct Fresh {
     packs: Vec<Hash>,
+    /// How often pieces went from here to a file.
+    settled: u64,
     /// `None`: somebody stores it at this moment.
     pieces: HashMap<Hash, Option<(u32, Entry)>>,
 }
@@ -127,6 +129,10 @@ impl BlockIndex {
         }
         let mut fresh = self.fresh();
         if fresh.pieces.contains_key(hash) {
+            return Ok(false);
+        }
+        // It may have gone from memory to a file between the two looks; not any more now.
+        if fresh.settled > 0 && self.in_files(hash)?.is_some() {
             return Ok(false);
         }
         fresh.pieces.insert(*hash, None);
@@ -165,8 +171,11 @@ impl BlockIndex {
     /// As [`Self::add_file`] of what [`Self::export`] gave: what it has need not be kept.
     pub fn settle(&self, path: &Path) -> Result<()> {
         let file = IndexFile::open(path, &HashSet::new())?;
-        let mut fresh = self.fresh();
         let packs: HashSet<Hash> = file.packs.iter().copied().collect();
+        // Each piece is in one place at least, whoever looks meanwhile.
+        self.files_mut().push(file);
+        let mut fresh = self.fresh();
+        fresh.settled += 1;
         let names = std::mem::take(&mut fresh.packs);
         let mut kept = HashMap::new();
         for (ordinal, name) in (0_u32..).zip(&names) {
@@ -188,8 +197,6 @@ impl BlockIndex {
             },
             None => true,
         });
-        drop(fresh);
-        self.files_mut().push(file);
         Ok(())
     }
 
@@ -199,18 +206,23 @@ impl BlockIndex {
             return Ok(Some(found));
         }
         let fresh = self.fresh();
-        let at = fresh.pieces.get(hash).copied().flatten();
-        Ok(at.map(|(pack, entry)| Located {
-            pack: fresh.packs[pack as usize],
-            entry,
-        }))
+        match fresh.pieces.get(hash).copied().flatten() {
+            Some((pack, entry)) => Ok(Some(Located {
+                pack: fresh.packs[pack as usize],
+                entry,
+            })),
+            None if fresh.settled > 0 => self.in_files(hash),
+            None => Ok(None),
+        }
     }
 
-    /// Notes that a piece is needed; `false` where no file has it.
+    /// Notes that a piece is needed; `false` where no file has it in a pack that counts.
     pub fn mark(&self, hash: &Hash) -> Result<bool> {
         let files = self.files();
         for file in &*files {
-            if let Some((place, _)) = file.find(hash)? {
+            if let Some((place, item)) = file.find(hash)?
+                && !file.without[item.pack.get() as usize]
+            {
                 lock(&file.marks).insert(place);
                 return Ok(true);
             }
@@ -222,7 +234,9 @@ impl BlockIndex {
     pub fn is_marked(&self, hash: &Hash, pack: &Hash) -> Result<bool> {
         let files = self.files();
         for file in &*files {
-            if let Some((place, item)) = file.find(hash)? {
+            if let Some((place, item)) = file.find(hash)?
+                && !file.without[item.pack.get() as usize]
+            {
                 let here = file.packs.get(item.pack.get() as usize) == Some(pack);
                 return Ok(here && lock(&file.marks).contains(place));
             }
@@ -616,6 +630,11 @@ mod tests {
         assert!(index.is_marked(&hash_of(39), &first).unwrap());
         assert!(!index.is_marked(&hash_of(40), &first).unwrap());
         assert!(!index.is_marked(&hash_of(39), &second).unwrap());
+        let other = BlockIndex::new();
+        other.add_file(&path, &HashSet::from([first])).unwrap();
+        assert!(!other.mark(&hash_of(5)).unwrap());
+        assert!(!other.is_marked(&hash_of(5), &first).unwrap());
+        assert!(other.mark(&hash_of(105)).unwrap());
         std::fs::remove_file(path).unwrap();
     }
 

@@ -33,7 +33,7 @@ class Counting:
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
-        self.identity = generation.identity
+        self.identity, self.volume_name = generation.identity, generation.volume_name
         self.ranges: list[tuple[int, int]] = []
         self._lock = threading.Lock()
 

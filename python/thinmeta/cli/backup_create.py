@@ -39,7 +39,8 @@ device or the very file; with --volume, those of that name.
 
 Options
       --data DATA        the pool's data device, or an image of it
-      --volume NAME      what the volume is called in REPO
+      --volume NAME      what the volume is called in REPO; of a live pool it has the name that
+                         it has there, if it is not given another one
       --base GENERATION  make it from that one, and no other; also if the pool's files were
                          copied or moved meanwhile: that it is the same pool is on you
       --full             read everything that is mapped; what is there is not stored again
@@ -114,7 +115,7 @@ def run_create(arguments: list[str]) -> int:
             purpose=repository.id,
         ) as generation:
             options: dict[str, Any] = {
-                "volume": parsed.value("volume") or "",
+                "volume": parsed.value("volume") or generation.volume_name,
                 "pool": pool_evidence(pool),
                 "base": base,
                 "full": full,
@@ -192,7 +193,10 @@ def pool_evidence(path: str) -> str:
     try:
         found = os.stat(path)
     except OSError:
-        return ""  # a live pool, by its name: it has a uuid
+        from thinmeta.live import live_pool
+
+        live = live_pool(path)  # it has been opened before
+        return "" if live.uuid else pool_evidence(live.metadata_path)
     if stat.S_ISBLK(found.st_mode):
         from thinmeta.stream.targets.device import device_name
 

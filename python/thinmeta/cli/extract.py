@@ -105,7 +105,7 @@ def run(arguments: list[str]) -> int:
                 needs_bytes=volume.size_bytes,
                 name=STDOUT if out == "-" else None,
             )
-            with output as target, progress("extracting") as report:
+            with output as target, progress("extracting", in_bytes=True) as report:
                 to_stdout = output.is_stdout()
                 sha256, total, mapped = volume.extract(target, progress=report)
                 if live is not None:

@@ -109,7 +109,7 @@ def run(arguments: list[str]) -> int:
     from thinmeta.stream.receiver import receive
 
     try:
-        with progress("receiving") as report:
+        with progress("receiving", in_bytes=True) as report:
             received = receive(
                 stream,
                 target,

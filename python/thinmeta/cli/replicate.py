@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
     )
     raise_on_termination()
     try:
-        with progress("replicating") as report:
+        with progress("replicating", in_bytes=True) as report:
             done = replicate(
                 source.live,
                 source.device_number(parsed.words[1], "ID"),

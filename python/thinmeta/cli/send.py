@@ -166,8 +166,8 @@ def _kept(generation: Generation) -> Bookmark:
     kept = generation.kept_base
     if kept is None:
         raise WrongBaseError(
-            "send: nothing that proves anything was kept of this volume: send the whole of it "
-            "once, without --from"
+            "send: no earlier 'thinmeta send' of this volume has kept a snapshot that is still "
+            "there: send the whole of it once, without --from"
         )
     return kept
 
@@ -223,7 +223,7 @@ def _send(
 
     out, options = parsed.value("output"), {"flattened": parsed.has("flatten")}
     token = parsed.value("resume")
-    with progress("sending") as report:
+    with progress("sending", in_bytes=True) as report:
         if out is None:
             return send(
                 generation,

@@ -53,6 +53,7 @@ class LiveGeneration:
 
     Attributes:
         identity: Who the snapshot is.
+        volume_name: What LVM or device-mapper calls the volume; empty where it is not active.
     """
 
     def __init__(
@@ -146,6 +147,14 @@ class LiveGeneration:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._books.__exit__(None, None, None)
 
+    def _name_of_volume(self) -> str:
+        lvm = self._live.lvm
+        if lvm is not None:
+            found = (each.name for each in lvm.volumes() if each.device_id == self._origin_id)
+            return next(found, "")
+        active = self._live.find_volume(self._origin_id)
+        return "" if active is None else active.name
+
     def _read_mappings(self) -> None:
         making, volume = self._books.making, self._maker.volume
         assert making is not None
@@ -158,6 +167,7 @@ class LiveGeneration:
             raise UsageError("there is no external origin whose content could be taken over")
         known = identity_of_bookmark(saved).to_json()
         self.identity = Identity.from_json({**known, "external_origin": with_origin})
+        self.volume_name = self._name_of_volume()
         self._descriptor = os.open(volume.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _bookmark_of(self, device_id: int, size_bytes: int | None = None) -> Bookmark:
