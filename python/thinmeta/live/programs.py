@@ -24,6 +24,8 @@ Result = TypeVar("Result")
 QUESTION_SECONDS = 60.0
 #: How long an interrupted call waits for the program before it is told to end.
 GRACE_SECONDS = 10.0
+#: How often the main thread looks for signals.
+LOOK_SECONDS = 0.1
 #: More than that is not what any of these programs prints.
 MAX_OUTPUT_BYTES = 64 << 20
 
@@ -268,7 +270,11 @@ def finish(work: Callable[[], Result]) -> Result:
     interruption: BaseException | None = None
     while not done.is_set():
         try:
-            if not done.wait(None if interruption is None else GRACE_SECONDS):
+            # A signal may come to a thread of somebody else's, which does not wake this one:
+            # so it looks by itself.
+            if interruption is None:
+                done.wait(LOOK_SECONDS)
+            elif not done.wait(GRACE_SECONDS):
                 process = _running.get(thread.ident or 0)
                 if process is not None:
                     _signal(process, signal.SIGTERM)
