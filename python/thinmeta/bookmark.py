@@ -23,7 +23,37 @@ if TYPE_CHECKING:
 
     Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-__all__ = ["Bookmark"]
+__all__ = ["Bookmark", "check_place"]
+
+#: What a bookmark begins with.
+MAGIC = b"thinmeta-bookmrk"
+
+
+def check_place(path: Path) -> None:
+    """Refuse to replace what is no bookmark.
+
+    Raises:
+        UsageError: Something else is there.
+        OSError: It cannot be looked at.
+    """
+    import errno
+    import stat
+
+    path = os.fsdecode(path)
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            raise UsageError(f"{path} is no file, and a bookmark is one")
+        if not found.st_size:
+            return
+        with open(path, "rb") as file:
+            begin = file.read(len(MAGIC))
+    except FileNotFoundError:
+        return
+    if begin != MAGIC:
+        raise UsageError(f"{path} is there, and is no bookmark: give another name, or remove it")
 
 
 class Bookmark:
@@ -107,8 +137,8 @@ class Bookmark:
     ) -> Self:
         """Save the mappings of a snapshot, and open what was saved.
 
-        The file appears when all of it is written and durable; one of that name is
-        replaced.
+        The file appears when all of it is written and durable; a bookmark of that name is
+        replaced, and nothing else.
 
         Args:
             device: A snapshot that nobody has written to.
@@ -121,6 +151,7 @@ class Bookmark:
         Raises:
             UsageError: The device was written since it was made: its blocks are
                 overwritten in place, and their mappings prove nothing.
+            UsageError: There is something else than a bookmark.
             DamagedBlockError: A mapping node failed its check.
             OSError: The file cannot be written.
         """
@@ -132,13 +163,13 @@ class Bookmark:
             if not 0 <= size_bytes <= MAX_U64:
                 raise UsageError(f"no volume can have {size_bytes} bytes")
         pool = device._pool()
+        if os.path.exists(path) and os.path.samefile(path, pool.path):
+            raise UsageError(f"the output {path} is the input {pool.path}; nothing written")
+        check_place(path)
         with OutputFile(path, inputs=(pool.path,)) as descriptor:
-            if not os.path.exists(path) or os.path.isfile(path):
-                device._save_bookmark(
-                    descriptor, size_bytes=size_bytes, pool_uuid=pool_uuid, progress=progress
-                )
-            else:
-                raise UsageError(f"{path} is no file: a bookmark is one")
+            device._save_bookmark(
+                descriptor, size_bytes=size_bytes, pool_uuid=pool_uuid, progress=progress
+            )
         return cls.open(path)
 
     def runs(self) -> Iterator[Run]:

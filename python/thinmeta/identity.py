@@ -18,8 +18,10 @@ MAX_U64 = (1 << 64) - 1
 class Identity:
     """What one state of a volume is known by.
 
-    Two states are the same if their ``digest`` is: that is compared. The rest says where
-    they are from, for people and for messages.
+    Two states are the same if their ``digest`` is, and their pools are, as far as those are
+    known: that is compared. The rest says where they are from, for people and for messages.
+    Two pools that were filled alike have states of one digest, so that of pools without a uuid
+    it is for the caller to know which is which.
 
     Attributes:
         digest: BLAKE3 of all its mappings in ascending order, in hexadecimal
@@ -92,6 +94,12 @@ class Identity:
         if self.digest != expected.digest:
             raise WrongBaseError(
                 f"it holds {self.describe()}, and what comes was made from {expected.describe()}"
+            )
+        ours, theirs = self.pool_uuid, expected.pool_uuid
+        if ours and theirs and ours != theirs:
+            raise WrongBaseError(
+                f"it holds {self.describe()} of pool {ours}, and what comes was made from pool "
+                f"{theirs}, which only looks alike"
             )
         if self.data_block_size_sectors != expected.data_block_size_sectors:
             raise WrongBaseError(

@@ -266,6 +266,10 @@ impl Bookmark {
         };
         let bad =
             |what: &str| Error::Stream(format!("{}: damaged bookmark: {what}", path.display()));
+        // Opening a pipe would wait.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(unsupported("not a bookmark: it is no file".to_owned()));
+        }
         let mut raw = [0; HEAD_BYTES];
         let mut file = File::open(path).map_err(failed)?;
         match file.read_exact(&mut raw) {

@@ -140,7 +140,7 @@ def test_a_device_of_somebody_else_with_the_noted_number_is_left_alone(pool: Liv
     pool.create_thin(7)
     pool.activate(7, blocks=BLOCKS).write(0, pattern("theirs", BLOCK_BYTES))
     with LiveGeneration(live, 1) as generation:
-        assert generation.identity.device_id == 2**24 - 1
+        assert generation.identity.device_id >= 2**23
     assert device_ids(live) == [1, 7]
 
 

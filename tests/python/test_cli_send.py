@@ -94,7 +94,9 @@ def test_a_bookmark_stands_for_a_snapshot_that_is_gone(
     source.snapshot(4)
     run = command(*words(source, 4, "--from-bookmark", bookmark, "-o", out, "--json"))
     assert as_json(run)["base"]["digest"] == value["digest"]
-    fails(command(*words(source, 1, "--save-bookmark", out)), 2, "make a snapshot of it")
+    fails(command(*words(source, 1, "--save-bookmark", out)), 2, "is no bookmark")
+    other = tmp_path / "other.bookmark"
+    fails(command(*words(source, 1, "--save-bookmark", other)), 2, "make a snapshot of it")
     damaged = bytearray(bookmark.read_bytes())
     damaged[-1] ^= 1
     bookmark.write_bytes(damaged)

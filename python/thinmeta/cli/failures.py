@@ -39,6 +39,8 @@ def report_failure(error: BaseException) -> int:
     else:
         status, message = _judge(error)
     _finish_stdout()
+    for note in getattr(error, "__notes__", ()) if message else ():
+        message += f"; {note}"
     if message:
         write_error(f"thinmeta: {' '.join(message.split())}\n")
     return status

@@ -102,11 +102,6 @@ class Reading:
         if self._open is None:
             return
         self._open.__exit__(raised, value, traceback)
-        # What could not be released is worth a line, though something else went wrong first.
-        for note in getattr(value, "__notes__", ()):
-            from thinmeta.cli.output import write_error
-
-            write_error(f"thinmeta: {' '.join(note.split())}\n")
 
 
 def find_source(word: str, snapshot: Snapshot) -> Source:

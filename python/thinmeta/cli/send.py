@@ -52,6 +52,8 @@ Options
                          send what has changed since the snapshot whose mappings were saved
       --save-bookmark FILE
                          save the mappings of what is sent, when all of it is sent
+      --purpose NAME     each copy that is brought up to date with '--from kept' needs a
+                         NAME of its own
       --resume TOKEN     go on where a stream that was cut got to; all other options as
                          they were
       --size BYTES       the size of the volume, also as 512M, 10GiB or 20971520s
@@ -66,7 +68,8 @@ Options
                          not need it
       --level N          of zstd, -7 to 22; 1 if it is not given
   -o, --output FILE      write to FILE, which appears when it is whole
-  -n, --dry-run          say how much would be sent, and send nothing
+  -n, --dry-run          say how much would be sent, and send nothing; of a live pool a
+                         snapshot is made for it, and removed
       --json             print what was sent as JSON, to stderr where the stream goes to
                          stdout
   -h, --help             print this
@@ -85,6 +88,7 @@ OPTIONS = (
     Option("from-bookmark", takes="a word"),
     Option("save-bookmark", takes="a word"),
     Option("resume", takes="a word"),
+    Option("purpose", takes="a word"),
     Option("size", takes="a word"),
     Option("external-origin", takes="a word"),
     Option("flatten"),
@@ -121,24 +125,28 @@ def run(arguments: list[str]) -> int:
         size_bytes=None if given is None else size(given, "--size"),
         external_origin=parsed.value("external-origin"),
         flatten=parsed.has("flatten"),
+        purpose=f"send {parsed.value('purpose')}" if parsed.has("purpose") else "send",
         wanted=_wanted(parsed),
     ) as generation:
-        _check_bookmark(parsed, generation)
+        _check_bookmark(parsed, generation, out)
         base = _kept(generation) if isinstance(said, str) else said
         if dry_run:
             from thinmeta.stream.planning import plan
 
             _print_plan(parsed, generation, plan(generation, base))
             return 0
+        sink = _Stdout() if out is None else None
         try:
-            report = _send(parsed, generation, base, level)
+            report = _send(parsed, generation, base, level, sink)
         except BaseException:
-            generation.leave_behind()  # for --resume; any other 'send' removes it
+            if sink is not None and sink.written_bytes:
+                generation.leave_behind()  # for --resume; any other 'send' removes it
             raise
+        # What was sent has been taken, whatever comes of the bookmark.
+        generation.keep()
         bookmark = parsed.value("save-bookmark")
         if bookmark is not None:
             generation.save_bookmark(bookmark)
-        generation.keep()
     _print_report(parsed, report)
     return 0
 
@@ -187,9 +195,17 @@ def _base(parsed: Parsed) -> int | str | Bookmark | None:
     return None if word is None else device_number(word, "--from")
 
 
-def _check_bookmark(parsed: Parsed, generation: Generation) -> None:
+def _check_bookmark(parsed: Parsed, generation: Generation, out: str | None) -> None:
     """Say before anything is sent that no bookmark could be saved."""
-    if parsed.has("save-bookmark") and not generation.identity.is_snapshot:
+    path = parsed.value("save-bookmark")
+    if path is None:
+        return
+    if out is not None and os.path.realpath(path) == os.path.realpath(out):
+        raise UsageError("send: --output and --save-bookmark name one file")
+    from thinmeta.bookmark import check_place
+
+    check_place(path)
+    if not generation.identity.is_snapshot:
         raise UsageError(
             f"send: device {generation.identity.device_id} was written since it was made, and "
             "its mappings prove nothing later: make a snapshot of it, and send that"
@@ -201,6 +217,7 @@ class _Stdout:
 
     def __init__(self) -> None:
         self._descriptor = stdout_descriptor()
+        self.written_bytes = 0
         try:
             import fcntl
 
@@ -210,24 +227,30 @@ class _Stdout:
 
     def write(self, data: Buffer, /) -> int:
         try:
-            return os.write(self._descriptor, data)
+            count = os.write(self._descriptor, data)
+            self.written_bytes += count
+            return count
         except OSError as error:
             error.filename = STDOUT
             raise
 
 
 def _send(
-    parsed: Parsed, generation: Generation, base: int | Bookmark | None, level: int
+    parsed: Parsed,
+    generation: Generation,
+    base: int | Bookmark | None,
+    level: int,
+    sink: _Stdout | None,
 ) -> SendReport:
     from thinmeta.stream.sender import send
 
     out, options = parsed.value("output"), {"flattened": parsed.has("flatten")}
     token = parsed.value("resume")
     with progress("sending", in_bytes=True) as report:
-        if out is None:
+        if sink is not None:
             return send(
                 generation,
-                _Stdout(),
+                sink,
                 base=base,
                 token=token,
                 level=level,
@@ -238,6 +261,7 @@ def _send(
 
         names = (parsed.words[0], parsed.value("data"), parsed.value("external-origin"))
         inputs = [name for name in names if name is not None]
+        assert out is not None  # or it goes to stdout
         with (
             OutputFile(out, inputs=inputs) as descriptor,
             open(descriptor, "wb", closefd=False) as file,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from thinmeta.errors import MetadataSnapshotHeldError, NoSuchDeviceError
+from thinmeta.live.kept import holder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,9 +46,15 @@ class FreshMetadata:
             if self._device_id is None or self._device_id in pool.devices:
                 return pool
             joined = self._snapshot.joined or self._snapshot.adopted
+            kept = joined and holder(self._live, self._live.status()) == "command"
             self._snapshot.__exit__(None, None, None)
             if not joined:
                 raise NoSuchDeviceError(self._device_id)
+            if kept:
+                raise MetadataSnapshotHeldError(
+                    f"{self._live.name}: 'thinmeta live reserve' holds an older state of the "
+                    f"metadata: 'thinmeta live release {self._live.name}' lets go of it"
+                )
             if time.monotonic() > deadline:
                 raise MetadataSnapshotHeldError(
                     f"{self._live.name}: another process has been reading an older state of the "

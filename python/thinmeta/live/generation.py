@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from thinmeta.bookmark import Bookmark
+from thinmeta.bookmark import Bookmark, check_place
 from thinmeta.errors import NoSuchDeviceError, UsageError, WrongBaseError
 from thinmeta.identity import Identity
 from thinmeta.live.fresh import FreshMetadata
@@ -206,7 +206,10 @@ class LiveGeneration:
             raise WrongBaseError(
                 f"the bookmark is of pool {base.pool_uuid}, and this is {self._live.uuid}"
             )
-        if base.pool_time > saved.pool_time:
+        # What was just read of this very pool may be newer than the snapshot: another one was
+        # made in between.
+        own = os.path.dirname(base.path) == self._scratch
+        if base.pool_time > saved.pool_time and not own:
             raise WrongBaseError(
                 f"the pool's clock is {saved.pool_time}, and was {base.pool_time} when the "
                 "bookmark was saved: this is another pool, or an earlier state of it"
@@ -242,6 +245,7 @@ class LiveGeneration:
         from thinmeta.files import OutputFile
 
         saved = self._state()
+        check_place(path)
         with OutputFile(path) as descriptor, open(saved.path, "rb") as source:
             with open(descriptor, "wb", closefd=False) as out:
                 shutil.copyfileobj(source, out, 1 << 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from random import SystemRandom
 
 from thinmeta.errors import (
     DeviceExistsError,
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SnapshotMaker"]
 
-#: People and LVM count device ids from below; ours come from above.
-_HIGHEST_ID = (1 << 24) - 1
+#: People and LVM count device ids from below; ours come from the upper half, by chance: no
+#: two of us think of one number, whoever is killed between thinking of it and using it.
+_IDS = range(1 << 23, 1 << 24)
 
 
 class SnapshotMaker:
@@ -73,7 +75,7 @@ class SnapshotMaker:
         if books.base is not None and wanted and books.base.digest == wanted:
             left = books.base  # all of it was sent, and not all of it has arrived
         goes_on = left is not None and bool(left.digest) and left.digest == wanted
-        if goes_on and left is not None and not self._is_there(left):
+        if goes_on and left is not None and not (self._stands_still(left) and self._is_there(left)):
             goes_on = False
         self._clear_up(stays=left if goes_on else None)
         if goes_on and left is not None:
@@ -122,6 +124,11 @@ class SnapshotMaker:
         if going or books.making != stays:
             books.write(making=stays, base=books.base, removing=tuple(in_use))
 
+    def _stands_still(self, own: OwnSnapshot) -> bool:
+        """Whether nobody can write to it now."""
+        active = [each for each in self._live.volumes() if each.device_id == own.device_id]
+        return all(each.read_only for each in active)
+
     def _is_there(self, own: OwnSnapshot) -> bool:
         try:
             return self._is_ours(own)
@@ -169,7 +176,8 @@ class SnapshotMaker:
         It was written down before it was made, so that it may not be there. Ours was made when
         the clock had passed what it was then, and nobody has written to it.
         """
-        with FreshMetadata(self._live) as pool:
+        # One that somebody reserved before may be older than it: that proves no absence.
+        with FreshMetadata(self._live, own.device_id) as pool:
             device = pool.devices[own.device_id]
             digest, is_snapshot, _ = device._summary()
             if device.creation_time <= own.pool_time or not is_snapshot:
@@ -196,7 +204,10 @@ class SnapshotMaker:
                 raise NoSuchDeviceError(self._origin_id)
         if self._books.base is not None:  # which somebody may have deleted
             taken.add(self._books.base.device_id)
-        device_id = next(each for each in range(_HIGHEST_ID, -1, -1) if each not in taken)
+        chance = SystemRandom()
+        device_id = chance.choice(_IDS)
+        while device_id in taken:  # a pool has room for far fewer
+            device_id = chance.choice(_IDS)
         own = OwnSnapshot(device_id, pool_time=now)
         self._books.write(making=own, base=self._books.base)
         try:

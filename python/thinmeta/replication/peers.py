@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import subprocess
+import tempfile
 
 from thinmeta.errors import RemoteError, StreamError, UsageError
 from thinmeta.identity import Identity
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
         """Where a copy is."""
 
         name: str
+        #: The same for one place however it is spelt.
+        place: str
 
         def state(self) -> Standing:
             """What the copy is; what an earlier round had complete is finished first."""
@@ -31,8 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["LocalPeer", "SshPeer", "open_peer"]
 
 _SSH = "ssh:"
+#: A network that is gone is noticed.
+_SSH_OPTIONS = (
+    *("-o", "BatchMode=yes", "-o", "ConnectTimeout=30"),
+    *("-o", "ServerAliveInterval=30", "-o", "ServerAliveCountMax=4"),
+)
 #: More than that is no answer to a question.
 _MAX_ANSWER_BYTES = 1 << 20
+_MAX_COMPLAINT_BYTES = 1 << 16
 
 
 def _standing(value: object) -> Standing:
@@ -84,6 +93,7 @@ class LocalPeer:
 
     def __init__(self, path: str, *, journal: str | None = None) -> None:
         self.name, self._journal = path, journal
+        self.place = os.path.realpath(path)
 
     def state(self) -> Standing:
         """What the copy is; what an earlier round had complete is finished first.
@@ -111,7 +121,7 @@ class SshPeer:
     def __init__(
         self, host: str, path: str, *, journal: str | None = None, remote_command: str = "thinmeta"
     ) -> None:
-        self.name = f"{_SSH}{host}:{path}"
+        self.name = self.place = f"{_SSH}{host}:{path}"
         self._host, self._path, self._journal = host, path, journal
         self._command = remote_command
 
@@ -149,14 +159,30 @@ class SshPeer:
 
     def _run(self, words: Sequence[str], stdin: int | BinaryIO) -> bytes:
         remote = f"{self._command} receive {shlex.join(words)} -- {shlex.quote(self._path)}"
-        command = ["ssh", "-T", "-o", "BatchMode=yes", "--", self._host, remote]
-        try:
-            done = subprocess.run(command, stdin=stdin, capture_output=True, check=False)
-        except OSError as error:
-            reason = f"the program ssh cannot be run: {error.strerror}"
-            raise RemoteError(self._host, reason) from error
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()
-            reason = said[-1] if said else f"ssh ended with status {done.returncode}"
-            raise RemoteError(self._host, reason.removeprefix("thinmeta: "), done.returncode)
-        return done.stdout[:_MAX_ANSWER_BYTES]
+        command = ["ssh", "-T", *_SSH_OPTIONS, "--", self._host, remote]
+        with tempfile.TemporaryFile() as errors:
+            try:
+                process = subprocess.Popen(
+                    command, stdin=stdin, stdout=subprocess.PIPE, stderr=errors
+                )
+            except OSError as error:
+                reason = f"the program ssh cannot be run: {error.strerror}"
+                raise RemoteError(self._host, reason) from error
+            with process:
+                try:
+                    assert process.stdout is not None
+                    answer = process.stdout.read(_MAX_ANSWER_BYTES)
+                    if len(answer) == _MAX_ANSWER_BYTES:
+                        process.kill()
+                        raise RemoteError(self._host, "it answers far more than was asked")
+                    status = process.wait()
+                except BaseException:
+                    process.kill()
+                    raise
+            errors.seek(max(errors.seek(0, os.SEEK_END) - _MAX_COMPLAINT_BYTES, 0))
+            said = errors.read().decode(errors="replace").strip().splitlines()
+        if status:
+            reason = said[-1] if said else f"ssh ended with status {status}"
+            reason = "".join(each if each.isprintable() else "?" for each in reason)
+            raise RemoteError(self._host, reason.removeprefix("thinmeta: "), status)
+        return answer

@@ -81,7 +81,7 @@ def replicate(
     with LiveGeneration(
         live,
         volume,
-        purpose=f"replicate {peer.name}",
+        purpose=f"replicate {peer.place}",
         size_bytes=size_bytes,
         flatten=flatten,
         held=held,

@@ -137,7 +137,12 @@ class Header:
         for count in counts:
             if type(count) is not int or not 0 <= count <= known.size_bytes:
                 raise StreamError("the header has a number that cannot be")
-        if type(resumable) is not bool or not isinstance(program, str) or len(program) > 200:
+        if (
+            type(resumable) is not bool
+            or not isinstance(program, str)
+            or len(program) > 200
+            or not program.isprintable()
+        ):
             raise StreamError("the header has a value that cannot be")
         return cls(
             known,

@@ -97,7 +97,7 @@ def receive(
         target = open_target(target, journal=journal)
     with target:
         reception = _Reception(target, progress, dry_run=dry_run)
-        failure = reception.recover()
+        failure = reception.recover(force=force_base)
         if stream is None:
             return reception.only_finish(failure)
         reader = reception.read(stream, failure, overwrite=overwrite)
@@ -122,12 +122,12 @@ class _Reception:
         self._target, self._progress, self._dry_run = target, progress, dry_run
         self._finished: Identity | None = None
 
-    def recover(self) -> Exception | None:
+    def recover(self, *, force: bool) -> Exception | None:
         """Finish what was complete; why that could not be, if it could not."""
         if self._dry_run:
             return None
         try:
-            self._finished = self._target.recover()
+            self._finished = self._target.recover(force=force)
         except (StreamError, OSError, ThinmetaError) as error:
             return error
         if self._finished is not None:

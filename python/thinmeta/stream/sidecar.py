@@ -42,6 +42,8 @@ class Work:
         base: What it is made from.
         resumable: Whether it can be sent again exactly.
         complete: Whether all of it is there, checked, and durable.
+        checked: Whether the target was seen to be what it was, when all was there: from then on
+            room for the changes may be reserved in it.
         begun: Whether the target may have been changed since then.
         offset_bytes: All of the volume below this is there, checked, and durable.
         path: The file.
@@ -51,6 +53,7 @@ class Work:
         creation_time: The pool's clock when it was made.
         switch_time: The pool's clock when it takes the target's place.
         inode: Of the file that takes the target's place.
+        replaces: How the file looked whose place it takes; empty: there was none.
     """
 
     kind: Kind
@@ -58,6 +61,7 @@ class Work:
     base: Identity | None
     resumable: bool
     complete: bool = False
+    checked: bool = False
     begun: bool = False
     offset_bytes: int = 0
     path: str = ""
@@ -67,6 +71,7 @@ class Work:
     creation_time: int = 0
     switch_time: int = 0
     inode: int = 0
+    replaces: str = ""
 
     @property
     def token(self) -> Token | None:

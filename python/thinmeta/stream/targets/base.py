@@ -58,6 +58,7 @@ class Target:
     state: State
     _sidecar: Sidecar
     _gathering: Gathering | None = None
+    _forced = False
 
     def __init__(self, name: str, words: str | None = None) -> None:
         from shlex import quote
@@ -150,8 +151,11 @@ class Target:
 
     # ---- what receiving consists of ----
 
-    def recover(self) -> Identity | None:
+    def recover(self, *, force: bool = False) -> Identity | None:
         """Finish what an earlier process had complete; what the target holds then.
+
+        Args:
+            force: Though somebody has changed the target since.
 
         Raises:
             StreamError: What is needed for it is damaged.
@@ -160,6 +164,7 @@ class Target:
         work = self.state.work
         if work is None or not work.complete:
             return None
+        self._forced = force
         self.finish()
         return work.identity
 
@@ -174,6 +179,7 @@ class Target:
             UsageError: A stream that continues, and ``resume`` was not given.
             OSError: The target is too small.
         """
+        self._forced = force_base
         self._check_room(header)
         if header.resume_offset_bytes is not None:
             self._check_resume(header, resume=resume)
@@ -181,8 +187,18 @@ class Target:
             # So much of it has to be there; what the volume has beyond is in the stream.
             needed = min(header.base.size_bytes, header.identity.size_bytes)
             self._check_base(header.base, needed, force=force_base)
+            self._check_size(header)
         elif header.resume_offset_bytes is None and not overwrite and (what := self._occupied()):
             raise AlreadyFormattedError(self.name, what)
+
+    def _check_size(self, header: Header) -> None:
+        held, comes = self.state.held, header.identity
+        guessed = not comes.size_is_known and held is not None and held.size_is_known
+        if guessed and held is not None and comes.size_bytes < held.size_bytes:
+            raise WrongBaseError(
+                f"{self.name}: it holds a volume of {held.size_bytes} bytes, and the size of what "
+                f"comes, {comes.size_bytes}, was guessed from its last block: send it with --size"
+            )
 
     def _check_resume(self, header: Header, *, resume: bool) -> None:
         if not resume:
@@ -345,6 +361,10 @@ class Target:
             self._gathering.close()
             self._gathering = None
         if not work.begun:
+            if not work.checked:
+                self._check_unchanged(work)
+                work.checked = True
+                self._save()
             self._prepare(work)
             work.begun = True
             try:
@@ -353,6 +373,17 @@ class Target:
                 work.begun = False
                 raise
         self._finish(work)
+
+    def _check_unchanged(self, work: Work) -> None:
+        """Refuse to apply changes to what was changed while they came, or since."""
+        if work.base is None or self._forced or not self.was_changed():
+            return
+        held = self.state.held
+        raise WrongBaseError(
+            f"{self.name}: somebody has changed it since it held "
+            f"{held.describe() if held else 'anything'}: what has come is kept; with --resume "
+            "--force-base it is applied all the same, or send the whole volume with --overwrite"
+        )
 
     def _holds(self, identity: Identity) -> None:
         """The target's content is durable, and is this."""

@@ -11,7 +11,7 @@ import stat
 from contextlib import suppress
 from hashlib import sha256
 
-from thinmeta.errors import StreamError, UsageError
+from thinmeta.errors import AlreadyFormattedError, StreamError, UsageError
 from thinmeta.stream.sidecar import Sidecar, Work, sync_folder
 from thinmeta.stream.targets import journal
 from thinmeta.stream.targets.base import Target
@@ -117,7 +117,17 @@ class FileTarget(Target):
         mode = 0o666  # less the umask, or as what it takes the place of
         if self._descriptor >= 0:
             mode = stat.S_IMODE(os.fstat(self._descriptor).st_mode) | 0o600
+        if begin == "anew":
+            work.replaces = self._look()
         return _Partial(open_work_file(work.path, self.name, mode=mode), work, begin)
+
+    def _look(self) -> str:
+        """How the target looks now: which file it is, and when it was last changed."""
+        try:
+            found = os.stat(self._path, follow_symlinks=False)
+        except FileNotFoundError:
+            return ""
+        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
 
     def _prepare(self, work: Work) -> None:
         if work.kind != "journal":
@@ -155,11 +165,27 @@ class FileTarget(Target):
                 if os.stat(path, follow_symlinks=False).st_ino != work.inode:
                     continue
                 if path == work.path:
-                    self._keep_owner(path)
-                    os.replace(path, self._path)
+                    self._take_place(work)
                 sync_folder(self._path)
                 return
         raise StreamError(f"{work.path}, with all that was received, is gone: send it again")
+
+    def _take_place(self, work: Work) -> None:
+        with suppress(FileNotFoundError):
+            if os.stat(self._path, follow_symlinks=False).st_ino == work.inode:
+                os.unlink(work.path)  # it has, and only its old name was left
+                return
+        if self._look() != work.replaces and not self._forced:
+            raise AlreadyFormattedError(
+                self.name, "somebody has made or changed it while the stream came"
+            )
+        self._keep_owner(work.path)
+        if work.replaces:
+            os.replace(work.path, self._path)
+            return
+        # Nothing that was made at this very moment is overwritten.
+        os.link(work.path, self._path)
+        os.unlink(work.path)
 
     def _keep_owner(self, path: str) -> None:
         """Who may do what with the old file may do it with the new one."""
