@@ -165,6 +165,24 @@ def test_a_lost_pack_is_stored_again_and_mends_older_generations(scene: Scene) -
     shutil.rmtree(path)
 
 
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_backup_is_not_built_upon_lost_pieces(scene: Scene, marked: bool) -> None:
+    """Nothing has changed since: the base would prove that nothing need be read."""
+    path = scene.copy()
+    repository = Repository.open(path)
+    for each in (path / "packs").rglob("*"):
+        if each.is_file() and not marked:
+            each.unlink()
+        elif each.is_file():
+            each.write_bytes(b"rubbish" * 100)
+    if marked:
+        repository.verify(mend=True)
+    newest = list(scene.content.values())[-1]
+    made = scene.world.back_up(repository, list(scene.world.snapshots)[-1])
+    assert restored(repository, made.name, scene.folder) == newest
+    shutil.rmtree(path)
+
+
 def test_without_any_index_the_packs_say_what_they_have(scene: Scene) -> None:
     path = scene.copy()
     shutil.rmtree(path / "index")

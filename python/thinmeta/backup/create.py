@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from thinmeta._core import Blake3
 from thinmeta.backup.base import BOOKMARKS, Base, BaseFinder, choose_base, pool_of
 from thinmeta.backup.index import PACKS, IndexSet, damaged_packs, pack_name
+from thinmeta.backup.locate import Lost, read_segment
 from thinmeta.backup.manifest import GENERATIONS, StoredGeneration, encode, generation_of
 from thinmeta.backup.markers import (
     ACTIVE,
@@ -99,6 +100,7 @@ class Creation:
         self._wait_seconds, self._progress = wait_seconds, progress
         self._id = os.urandom(8).hex()
         self._index: IndexSet | None = None
+        self._has_lost = False
         block = generation.identity.data_block_size_sectors * SECTOR_BYTES
         self._piece, self._part = piece_bytes_for(block), segment_bytes_for(block)
 
@@ -158,12 +160,25 @@ class Creation:
     def _absent(self, packs: set[bytes]) -> set[bytes]:
         """Of these packs those that are lost or damaged: what they had is stored again."""
         damaged = damaged_packs(self._store)
-        if self._store.path(PACKS) is None:
-            return damaged  # to list all packs of an object store takes too long
         lost = packs.difference(pack_name(name) or b"" for name, _ in self._store.list(PACKS))
         if lost:
             log.warning("%s: %d packs are missing: run verify", self._store.name, len(lost))
+        self._has_lost = bool(lost or damaged)
         return lost | damaged
+
+    def _lost_pieces(self, base: StoredGeneration) -> int:
+        """How many pieces of a base no pack has any more."""
+        assert self._index is not None
+        if not self._has_lost and not self._index.damaged:
+            return 0
+        lost = 0
+        for number, name, _ in base.segments:
+            segment = read_segment(self._store, base, number, name)
+            wanted = self._index.blocks.locate(
+                list(segment.offsets), list(segment.lengths), segment.hashes
+            )
+            lost += len(wanted.missing)
+        return lost
 
     def _bases(self, folder: str, stored: Iterable[StoredGeneration]) -> Iterator[Base]:
         if self._full:
@@ -189,6 +204,13 @@ class Creation:
         for base in self._bases(folder, stored):
             if base.stored is not None and (lost := self._lost_segments(base.stored)):
                 log.warning("%s is no base: %s is missing", base.stored.name, lost)
+                continue
+            try:
+                if base.stored is not None and (count := self._lost_pieces(base.stored)):
+                    log.warning("%s is no base: it has lost %d pieces", base.stored.name, count)
+                    continue
+            except Lost as error:
+                log.warning("%s is no base: %s", base.stored and base.stored.name, error)
                 continue
             try:
                 pipeline = self._run_pipeline(base)

@@ -65,11 +65,13 @@ def find_generation(store: ObjectStore, wanted: str) -> StoredGeneration:
         NoSuchGenerationError: There is none, or more than one.
         DamagedRepositoryError: Its manifest is damaged.
     """
+    names = list(names_of_generations(store))
     if wanted == LATEST:
-        for newest in newest_first(store):
-            return newest
-        raise NoSuchGenerationError(store.name, "it has no generation yet", wanted)
-    fit = [name for name in names_of_generations(store) if _is_meant(wanted, name)]
+        if not names:
+            raise NoSuchGenerationError(store.name, "it has no generation yet", wanted)
+        fit = [max(names)]  # a damaged one is no reason to take an older one unasked
+    else:
+        fit = [name for name in names if _is_meant(wanted, name)]
     if not fit:
         reason = f"it has no generation {wanted!r}: 'thinmeta backup list' shows them"
         raise NoSuchGenerationError(store.name, reason, wanted)

@@ -11,6 +11,7 @@ import os
 import stat
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from io import FileIO
 from threading import Lock
 
 from thinmeta.errors import StreamError
@@ -97,9 +98,18 @@ class LocalStore:
             raise
         _sync_folder(_settle(temporary, descriptor, final))
 
+    def _open(self, name: str) -> FileIO:
+        """Open an object; a pipe in its place would keep us waiting."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        file = FileIO(os.open(self._path(name), flags), "r")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise StreamError(f"{self._path(name)} is no file")
+        return file
+
     def get(self, name: str, limit_bytes: int) -> bytes:
         """The bytes of an object."""
-        with open(self._path(name), "rb", buffering=0) as file:
+        with self._open(name) as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit_bytes:
                 raise StreamError(f"it has {size} bytes, which cannot be")
@@ -113,7 +123,7 @@ class LocalStore:
 
     def get_range(self, name: str, begin: int, end: int) -> Buffer:
         """Some bytes of an object; fewer where it ends before."""
-        with open(self._path(name), "rb", buffering=0) as file:
+        with self._open(name) as file:
             # Nobody is promised that the object is so long.
             end = min(end, os.fstat(file.fileno()).st_size)
             data = bytearray(max(end - begin, 0))

@@ -152,13 +152,27 @@ def _state(name: str, value: dict[str, Any]) -> Literal["alive", "dead", "unknow
         pid, started = value.get("pid"), value.get("started")
         if type(pid) is not int or type(started) is not int:
             return "unknown"
-        if _started(pid) != started:
+        now = _started(pid)
+        if now is None and _may_be_there(pid):
+            return "unknown"  # where others' processes are hidden
+        if now != started:
             return "dead"
         if pid == here["pid"] and name not in _OURS:
             return "dead"
         return "alive"
     same = all(value.get(key) == here[key] and here[key] for key in ("host", "machine"))
     return "dead" if same else "unknown"  # this machine, before it was started anew
+
+
+def _may_be_there(pid: int) -> bool:
+    """Whether a process that cannot be looked at may exist."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _started(pid: int) -> int | None:

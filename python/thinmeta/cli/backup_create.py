@@ -116,7 +116,7 @@ def run_create(arguments: list[str]) -> int:
         ) as generation:
             options: dict[str, Any] = {
                 "volume": parsed.value("volume") or generation.volume_name,
-                "pool": pool_evidence(pool),
+                "pool": _evidence(pool, parsed.value("data")),
                 "base": base,
                 "full": full,
             }
@@ -184,6 +184,21 @@ def summary(made: StoredGeneration) -> dict[str, Any]:
     return {**facts, "size_bytes": made.size_bytes, "data_bytes": made.data_bytes}
 
 
+def _evidence(pool: str, data: str | None) -> str:
+    """What a pool is known by: metadata and data, if it has two images."""
+    found = pool_evidence(pool)
+    if data is None or not found:
+        return found
+    content = pool_evidence(data)
+    if not content:
+        return ""
+    from hashlib import sha256
+
+    # Metadata may be copied to one place again and again: the data tell which pool it is.
+    key = sha256(content.encode()).hexdigest()[:32]
+    return _printable(f"{found[-_PATH_CHARACTERS:]} data {key}")
+
+
 def pool_evidence(path: str) -> str:
     """What a pool without a uuid is known by: its device, or the very file; may be empty.
 
@@ -201,6 +216,8 @@ def pool_evidence(path: str) -> str:
         from thinmeta.stream.targets.device import device_name
 
         name = device_name(f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}")
+        if name.startswith("number-"):
+            return ""  # disks change their numbers
         return _printable(f"device {name}")
     from thinmeta.cli.birth import birth_ns
 
