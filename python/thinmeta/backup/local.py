@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["LocalStore"]
 
 _TEMPORARY = ".tmp"
+#: Volumes are nobody else's business, whatever the umask.
+_FILE_MODE = 0o600
 #: Threads that wait for the disk.
 SETTLING = 4
 
@@ -195,10 +197,10 @@ class LocalStore:
         temporary = os.path.join(folder, f"{_TEMPORARY}-{os.getpid()}-{os.urandom(6).hex()}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            descriptor = os.open(temporary, flags, 0o666)
+            descriptor = os.open(temporary, flags, _FILE_MODE)
         except FileNotFoundError:
             _make_folder(folder)
-            descriptor = os.open(temporary, flags, 0o666)
+            descriptor = os.open(temporary, flags, _FILE_MODE)
         try:
             with memoryview(data) as view, view.cast("B") as rest:
                 done = 0
@@ -251,7 +253,7 @@ def _link_new(temporary: str, final: str) -> None:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
     # Claim the name, so that two can never both believe to have it, and fill it by a rename.
-    os.close(os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    os.close(os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
     os.replace(temporary, final)
 
 
@@ -262,7 +264,9 @@ def _make_folder(folder: str) -> None:
     while not os.path.isdir(above):
         made.append(above)
         above = os.path.dirname(above)
-    os.makedirs(folder, exist_ok=True)
+    for each in reversed(made):
+        with suppress(FileExistsError):  # somebody else has just made it
+            os.mkdir(each, 0o700)
     for each in made:
         _sync_folder(os.path.dirname(each))
 
