@@ -365,8 +365,8 @@ class Prune:
 def groups_of(stored: Iterable[StoredGeneration]) -> list[list[StoredGeneration]]:
     """Generations by volume, each the oldest first.
 
-    Those of one volume have the same name for it; without a name, they are of one device of
-    one pool, or one was made from the other.
+    Those of one volume have the same name for it, and are of one pool as far as those have
+    uuids; without a name, they are of one device of one pool, or one was made from the other.
     """
     found = sorted(stored, key=lambda each: each.name)
     above: dict[str, str] = {each.name: each.name for each in found}
@@ -378,7 +378,11 @@ def groups_of(stored: Iterable[StoredGeneration]) -> list[list[StoredGeneration]
 
     first: dict[tuple[str, str, int], str] = {}
     for each in found:
-        key = ("", each.pool, each.identity.device_id) if not each.volume else (each.volume, "", 0)
+        if each.volume:
+            # Two hosts may have a volume of that name, and pools that are known apart.
+            key = each.volume, each.identity.pool_uuid, 0
+        else:
+            key = "", each.pool, each.identity.device_id
         above[top(each.name)] = top(first.setdefault(key, each.name))
         if not each.volume and each.base in above:
             above[top(each.name)] = top(each.base)
