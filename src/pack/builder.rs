@@ -82,7 +82,7 @@ impl PackBuilder {
         let mut at = offset_bytes;
         for piece in bytes.chunks(piece_bytes) {
             let here = at;
-            at += piece.len() as u64;
+            at = at.saturating_add(piece.len() as u64);
             if is_zero(piece) {
                 continue;
             }

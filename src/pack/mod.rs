@@ -13,6 +13,7 @@
 mod builder;
 mod codec;
 mod index;
+mod index_file;
 mod restore;
 mod table;
 

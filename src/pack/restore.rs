@@ -219,8 +219,8 @@ fn neighbours(pieces: &[(u64, Located)]) -> usize {
     let mut end = first;
     let follows = |(offset, at): &&(u64, Located)| {
         let length = u64::from(at.entry.length_bytes.get());
-        let near = *offset == end && *offset + length - first <= MAX_WRITE_BYTES;
-        end = offset + length;
+        let near = *offset == end && *offset - first + length <= MAX_WRITE_BYTES;
+        end = offset.saturating_add(length);
         near
     };
     pieces.iter().take_while(follows).count().max(1)

@@ -174,10 +174,7 @@ class Creation:
         lost = 0
         for number, name, _ in base.segments:
             segment = read_segment(self._store, base, number, name)
-            wanted = self._index.blocks.locate(
-                list(segment.offsets), list(segment.lengths), segment.hashes
-            )
-            lost += len(wanted.missing)
+            lost += len(self._index.locate(segment).missing)
         return lost
 
     def _bases(self, folder: str, stored: Iterable[StoredGeneration]) -> Iterator[Base]:

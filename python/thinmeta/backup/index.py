@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from thinmeta.backup.objects import ObjectStore
+    from thinmeta.backup.segments import Segment
 
     #: Given the packs that are named, those that are not there.
     Absent = Callable[[set[bytes]], set[bytes]]
@@ -243,6 +244,10 @@ class IndexSet:
                 file.write(data)
                 file.flush()
                 self.blocks.settle(file.name)
+
+    def locate(self, segment: Segment) -> _core.Wanted:
+        """Where the pieces of a segment are."""
+        return self.blocks.locate(list(segment.offsets), list(segment.lengths), segment.hashes)
 
     def path(self, name: str) -> str:
         """The file of an index object that was read."""

@@ -86,19 +86,19 @@ class Reader:
 
     def locate(self, segment: Segment) -> _core.Wanted:
         """Where the pieces of a segment are; some may be missing still."""
-        wanted = self._locate(self._index, segment)
+        wanted = self._index.locate(segment)
         if wanted.missing and not self._adopted:
             # A prune may have put other index objects; or one of them is lost.
             self._adopted = True
             self._index = self._load(self._damaged)
             self._adopt(self._index)
-            wanted = self._locate(self._index, segment)
+            wanted = self._index.locate(segment)
         if wanted.missing and self._damaged:
             # Perhaps it is sound in a pack that is damaged elsewhere.
             if self._everything is None:
                 self._everything = self._load(set())
                 self._adopt(self._everything)
-            wanted = self._locate(self._everything, segment)
+            wanted = self._everything.locate(segment)
         return wanted
 
     def groups(self, wanted: _core.Wanted) -> Iterator[tuple[int, str, int, int]]:
@@ -140,7 +140,7 @@ class Reader:
         """Take the sound pieces of a group, and of the damaged ones copies in other packs."""
         everything = {offset for offset, _, _ in wanted.damaged(number, b"")}
         sound = _only(segment, everything - damaged)
-        again = self._locate(self._everything or self._index, sound)
+        again = (self._everything or self._index).locate(sound)
         for each, name, begin, end in self.groups(again):
             take(again, each, self._store.get_range(name, begin, end))
         rest = _only(segment, damaged)
@@ -148,7 +148,7 @@ class Reader:
         others = self._load(without)
         others.packs.update(without)  # not to be looked into again
         others.adopt()
-        found = self._locate(others, rest)
+        found = others.locate(rest)
         lost = list(found.missing)
         for each, name, begin, end in self.groups(found):
             try:
@@ -159,9 +159,6 @@ class Reader:
                 lost += [row[:2] for row in found.damaged(each, b"")]
         if lost:
             raise Lost(sorted(lost), bad)
-
-    def _locate(self, index: IndexSet, segment: Segment) -> _core.Wanted:
-        return index.blocks.locate(list(segment.offsets), list(segment.lengths), segment.hashes)
 
 
 def _only(segment: Segment, offsets: set[int]) -> Segment:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
+    from typing_extensions import Buffer
+
     from thinmeta import _core
     from thinmeta.backup.manifest import StoredGeneration
     from thinmeta.backup.objects import ObjectStore
@@ -105,8 +107,8 @@ def _look_ahead(store: ObjectStore, reader: Reader, stored: StoredGeneration) ->
                 reader.read(segment, wanted, group, _nothing)
 
 
-def _nothing(wanted: _core.Wanted, group: int, part: object) -> None:
-    wanted.unpack(group, part)  # type: ignore[arg-type]
+def _nothing(wanted: _core.Wanted, group: int, part: Buffer) -> None:
+    wanted.unpack(group, part)
 
 
 def _zero_gaps(target: Target, segment: Segment, end: int) -> int:
@@ -186,7 +188,7 @@ class _Writing:
         finally:
             self._room.release()
 
-    def _take(self, wanted: _core.Wanted, group: int, part: object) -> None:
+    def _take(self, wanted: _core.Wanted, group: int, part: Buffer) -> None:
         written = self._target.write(wanted, group, part)
         with self._lock:
             self.written_bytes += written

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from typing_extensions import Buffer
+
     from thinmeta import _core
     from thinmeta.pool import Pool
     from thinmeta.stream.targets.media import DeviceMedium
@@ -55,7 +57,7 @@ class Target:
     ) -> None:
         raise NotImplementedError
 
-    def write(self, wanted: _core.Wanted, group: int, part: object) -> int:
+    def write(self, wanted: _core.Wanted, group: int, part: Buffer) -> int:
         """Write the pieces of a group; threads may do so at the same time. How many bytes.
 
         Raises:
@@ -105,7 +107,7 @@ class FileTarget(Target):
     ) -> None:
         self._file.__exit__(raised, value, traceback)
 
-    def write(self, wanted: _core.Wanted, group: int, part: object) -> int:
+    def write(self, wanted: _core.Wanted, group: int, part: Buffer) -> int:
         """Write the pieces of a group."""
         return _write(wanted, group, part, self._descriptor, self.name)
 
@@ -168,7 +170,7 @@ class DeviceTarget(Target):
         finally:
             os.close(self._descriptor)
 
-    def write(self, wanted: _core.Wanted, group: int, part: object) -> int:
+    def write(self, wanted: _core.Wanted, group: int, part: Buffer) -> int:
         """Write the pieces of a group."""
         return _write(wanted, group, part, self._descriptor, self.name)
 
@@ -266,11 +268,11 @@ class PoolTarget(Target):
             # What went wrong first is what the caller has to know.
             error.add_note(f"thin device {self._new} could not be taken away: {failure}")
 
-    def write(self, wanted: _core.Wanted, group: int, part: object) -> int:
+    def write(self, wanted: _core.Wanted, group: int, part: Buffer) -> int:
         """Write the pieces of a group."""
         volume, written = self._volume, 0
         assert volume is not None
-        pieces = wanted.unpack(group, part)  # type: ignore[arg-type]
+        pieces = wanted.unpack(group, part)
         with self._lock:  # it has one position
             for offset, piece in pieces:
                 volume.seek(offset)
@@ -312,9 +314,9 @@ def open_target(
     return kind(path, size_bytes, overwrite=overwrite)
 
 
-def _write(wanted: _core.Wanted, group: int, part: object, descriptor: int, name: str) -> int:
+def _write(wanted: _core.Wanted, group: int, part: Buffer, descriptor: int, name: str) -> int:
     try:
-        return wanted.write(group, part, descriptor)  # type: ignore[arg-type]
+        return wanted.write(group, part, descriptor)
     except OSError as error:
         if error.filename == STAND_IN:
             error.filename = name

@@ -288,7 +288,7 @@ class _Verification:
             state.lost, state.objects = error.ranges, error.objects
             state.lost_bytes = sum(length for _, length in error.ranges)
             return state
-        wanted = index.blocks.locate(list(segment.offsets), list(segment.lengths), segment.hashes)
+        wanted = index.locate(segment)
         missing = set(wanted.missing)
         if missing and self._partly is not None:
             missing -= self._sound_in_damaged(missing, segment.rows(), state)
