@@ -343,6 +343,21 @@ def test_markers_of_another_machine_stop_a_prune_until_they_are_unlocked(scene: 
     scene.judge(path)
 
 
+def test_a_process_that_is_hidden_is_not_dead(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with /proc mounted with hidepid: only that it is there can be told."""
+    repository = Repository.open(scene.repository())
+    store = repository._store
+    name = markers.put_marker(store, markers.CONDEMNED, "prune", "ff")
+    try:
+        monkeypatch.setattr(markers, "_started", lambda pid: 1 if pid != os.getpid() else None)
+        (seen,) = markers.markers(store, markers.CONDEMNED)
+        assert seen.state == "unknown"
+    finally:
+        markers.take_back(store, name)
+
+
 PROGRAM = """
 import sys
 import thinmeta

@@ -183,6 +183,17 @@ def test_a_backup_is_not_built_upon_lost_pieces(scene: Scene, marked: bool) -> N
     shutil.rmtree(path)
 
 
+def test_the_latest_generation_is_the_latest_though_it_is_damaged(scene: Scene) -> None:
+    path = scene.copy()
+    repository = Repository.open(path)
+    newest = max(each.name for each in repository.generations())
+    (path / "generations" / f"{newest}.json").write_bytes(b"{}")
+    with pytest.raises(thinmeta.DamagedRepositoryError, match=newest) as caught:
+        repository.find("latest")
+    assert caught.value.restorable == tuple(each.name for each in repository.generations())
+    shutil.rmtree(path)
+
+
 def test_without_any_index_the_packs_say_what_they_have(scene: Scene) -> None:
     path = scene.copy()
     shutil.rmtree(path / "index")

@@ -185,6 +185,24 @@ def test_copied_images_are_another_pool_unless_the_caller_says_so(
     assert "0 B read since generation 1" in backup.create(first, "--base", 1).stdout
 
 
+def test_metadata_copied_to_one_place_are_told_apart_by_their_data(
+    world: World, backup: Backup, tmp_path: Path
+) -> None:
+    """Two pools that were filled alike: all that their metadata say is the same."""
+    snapshot = world.snapshot()
+    content = world.shown()
+    world.pool.close()
+    other = tmp_path / "other.img"
+    other.write_bytes(bytes(byte ^ 0xFF for byte in backup.images[1].read_bytes()))
+    backup("init")
+    assert backup.create(snapshot).returncode == 0
+    run = backup("create", backup.images[0], snapshot, "--data", other, "--size", "4M")
+    assert "1.2 MiB read, 1.2 MiB new" in run.stdout
+    assert backup("restore", "latest", tmp_path / "out").returncode == 0
+    restored = (tmp_path / "out").read_bytes()
+    assert restored[: 20 * UNIT] == bytes(byte ^ 0xFF for byte in content[: 20 * UNIT])
+
+
 def test_usage(backup: Backup, command: ThinmetaCommand, tmp_path: Path) -> None:
     fails(command("backup", "nothing"), 2, "there is no command 'nothing'")
     fails(command("backup", "lst"), 2, "did you mean 'list'")
