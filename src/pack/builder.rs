@@ -86,7 +86,7 @@ impl PackBuilder {
             if is_zero(piece) {
                 continue;
             }
-            let hash = *blake3::hash(piece).as_bytes();
+            let hash = index.content.of(piece);
             if index.claim(&hash)? {
                 self.store(piece, hash)?;
             }

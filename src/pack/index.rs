@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use super::content::ContentHash;
 use super::index_file::{IndexFile, Item, encode};
 use super::table::{Entry, Hash, PackTable};
 use crate::error::Result;
@@ -20,6 +21,8 @@ pub struct Located {
 /// What is stored, and what is being stored now.
 #[derive(Default)]
 pub struct BlockIndex {
+    /// What its pieces are known by.
+    pub(super) content: ContentHash,
     files: RwLock<Vec<IndexFile>>,
     fresh: Mutex<Fresh>,
 }
@@ -39,6 +42,15 @@ impl BlockIndex {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, of pieces that are known by that.
+    #[must_use]
+    pub fn of(content: ContentHash) -> Self {
+        Self {
+            content,
+            ..Self::default()
+        }
     }
 
     /// Takes in an index file, but for what is in packs of `without`.

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use super::MAX_PIECE_BYTES;
 use super::codec::decompress;
+use super::content::ContentHash;
 use super::index::{BlockIndex, Located};
 use super::table::{HASH_BYTES, Hash};
 use crate::error::{Error, Result};
@@ -25,6 +26,7 @@ pub struct Group {
     pub end: u64,
     /// Where each piece goes in the volume, in bytes, and where it is.
     pieces: Vec<(u64, Located)>,
+    content: ContentHash,
 }
 
 /// Pieces that are wanted, where they are known to be.
@@ -82,6 +84,7 @@ impl Wanted {
                     begin,
                     end,
                     pieces: vec![(offset, at)],
+                    content: index.content.clone(),
                 }),
             }
         }
@@ -145,7 +148,7 @@ impl Group {
             decompress(stored, space).map_err(|error| bad(&error.to_string()))?;
             &*space
         };
-        if blake3::hash(bytes) != at.entry.hash {
+        if self.content.of(bytes) != at.entry.hash {
             return Err(bad("the BLAKE3 of a piece is another one"));
         }
         Ok(bytes)

@@ -15,6 +15,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::MAX_PIECE_BYTES;
 use super::codec::decompress;
+use super::content::ContentHash;
 use crate::error::{Error, Result};
 
 /// Bytes of a hash.
@@ -34,7 +35,7 @@ const MAX_ENTRIES: usize = 1 << 20;
 )]
 #[repr(C)]
 pub struct Entry {
-    /// BLAKE3 of the piece.
+    /// BLAKE3 of the piece, as [`ContentHash`] has it.
     pub hash: Hash,
     /// Where it begins in the pack, in bytes.
     pub offset_bytes: U32,
@@ -87,17 +88,17 @@ impl PackTable {
 
     /// Hashes of the pieces that are not in `pack`, which is the whole of it, as they should.
     #[must_use]
-    pub fn damaged(&self, pack: &[u8]) -> Vec<Hash> {
+    pub fn damaged(&self, pack: &[u8], content: &ContentHash) -> Vec<Hash> {
         let mut space = vec![0; MAX_PIECE_BYTES];
         let sound = |entry: &Entry, space: &mut [u8]| {
             let bytes = entry.stored_in(pack)?;
             let length = entry.length_bytes.get() as usize;
             if bytes.len() == length {
-                return Some(blake3::hash(bytes) == entry.hash);
+                return Some(content.of(bytes) == entry.hash);
             }
             let space = space.get_mut(..length)?;
             decompress(bytes, space).ok()?;
-            Some(blake3::hash(space) == entry.hash)
+            Some(content.of(space) == entry.hash)
         };
         let entries = self.entries.iter();
         let damaged = entries.filter(|entry| sound(entry, &mut space) != Some(true));

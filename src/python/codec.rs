@@ -44,9 +44,14 @@ pub(super) struct Blake3(Mutex<blake3::Hasher>);
 #[pymethods]
 impl Blake3 {
     #[new]
-    #[pyo3(signature = (data=None, /))]
-    fn new(py: Python<'_>, data: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let hasher = Self(Mutex::new(blake3::Hasher::new()));
+    #[pyo3(signature = (data=None, /, *, key=None))]
+    fn new(
+        py: Python<'_>,
+        data: Option<&Bound<'_, PyAny>>,
+        key: Option<[u8; 32]>,
+    ) -> PyResult<Self> {
+        let hasher = key.map_or_else(blake3::Hasher::new, |key| blake3::Hasher::new_keyed(&key));
+        let hasher = Self(Mutex::new(hasher));
         if let Some(data) = data {
             hasher.update(py, data)?;
         }

@@ -14,13 +14,18 @@ use super::buffer::{Column, ReadableBytes, copy_of_bytes, duplicate};
 use super::call::detached;
 use super::error::exception;
 use crate::error::Error;
-use crate::pack::{self, HASH_BYTES, Hash};
+use crate::pack::{self, ContentHash, HASH_BYTES, Hash};
 
 fn hash_of(py: Python<'_>, bytes: &[u8]) -> PyResult<Hash> {
     bytes.try_into().map_err(|_| {
         let text = format!("a hash has {HASH_BYTES} bytes, not {}", bytes.len());
         exception(py, Error::usage(text))
     })
+}
+
+fn content_hash(py: Python<'_>, key: Option<Vec<u8>>) -> PyResult<ContentHash> {
+    let keyed = |key: Vec<u8>| hash_of(py, &key).map(ContentHash::keyed);
+    key.map_or(Ok(ContentHash::default()), keyed)
 }
 
 /// Which pieces are stored, and where.
@@ -30,8 +35,9 @@ pub(super) struct BlockIndex(pack::BlockIndex);
 #[pymethods]
 impl BlockIndex {
     #[new]
-    fn new() -> Self {
-        Self(pack::BlockIndex::new())
+    #[pyo3(signature = (*, key=None))]
+    fn new(py: Python<'_>, key: Option<Vec<u8>>) -> PyResult<Self> {
+        Ok(Self(pack::BlockIndex::of(content_hash(py, key)?)))
     }
 
     #[pyo3(signature = (path, *, without=Vec::new()))]
@@ -121,14 +127,17 @@ impl PackTable {
     }
 
     /// Hashes of the pieces that are not what they should be in a whole pack.
+    #[pyo3(signature = (pack, *, key=None))]
     fn damaged<'py>(
         &self,
         py: Python<'py>,
         pack: &Bound<'py, PyAny>,
+        key: Option<Vec<u8>>,
     ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let content = content_hash(py, key)?;
         let pack = ReadableBytes::new(pack)?;
         let bytes = pack.bytes();
-        let damaged = detached(py, || Ok(self.0.damaged(bytes)))?;
+        let damaged = detached(py, || Ok(self.0.damaged(bytes, &content)))?;
         Ok(damaged.iter().map(|hash| PyBytes::new(py, hash)).collect())
     }
 }

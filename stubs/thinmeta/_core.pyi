@@ -297,9 +297,9 @@ def crc32c(first: Buffer, second: Buffer | None = None, /) -> int:
 
 @final
 class Blake3:
-    """BLAKE3 of bytes that come one after the other."""
+    """BLAKE3 of bytes that come one after the other; with a key of 32 bytes, the keyed one."""
 
-    def __new__(cls, data: Buffer | None = None, /) -> Self: ...
+    def __new__(cls, data: Buffer | None = None, /, *, key: bytes | None = None) -> Self: ...
     def update(self, data: Buffer) -> None: ...
     def digest(self) -> bytes:
         """32 bytes, of what came up to now; more may follow."""
@@ -315,9 +315,12 @@ def is_zero(data: Buffer, /) -> bool:
 
 @final
 class BlockIndex:
-    """Which pieces of content are stored, and in which pack; asked by many threads."""
+    """Which pieces of content are stored, and in which pack; asked by many threads.
 
-    def __new__(cls) -> Self: ...
+    With a key of 32 bytes, pieces are known by their keyed BLAKE3.
+    """
+
+    def __new__(cls, *, key: bytes | None = None) -> Self: ...
     def add_file(self, path: str, *, without: list[bytes] = ...) -> None:
         """Take in an index file, but for what is in the packs named ``without``."""
     def record(self, table: PackTable) -> bytes:
@@ -356,7 +359,7 @@ class PackTable:
     @property
     def name(self) -> bytes: ...
     def __len__(self) -> int: ...
-    def damaged(self, pack: Buffer) -> list[bytes]:
+    def damaged(self, pack: Buffer, *, key: bytes | None = None) -> list[bytes]:
         """Hashes of pieces that are not what they should be in a whole pack."""
 
 @final
