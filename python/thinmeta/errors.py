@@ -38,6 +38,7 @@ __all__ = [
     "RemoteError",
     "RepositoryBusyError",
     "RepositoryError",
+    "RepositoryKeyError",
     "StaleTransactionError",
     "StreamError",
     "ThinmetaError",
@@ -451,6 +452,10 @@ class NoSuchGenerationError(RepositoryError, KeyError):
 
     def _arguments(self) -> tuple[Any, ...]:
         return self.repository, self.reason, self.generation
+
+
+class RepositoryKeyError(RepositoryError):
+    """The key of an encrypted repository is missing, another one, or cannot be read."""
 
 
 class RepositoryBusyError(RepositoryError, OSError):

@@ -27,6 +27,7 @@ from thinmeta.backup.markers import (
 )
 from thinmeta.backup.pipeline import BaseDamagedError, Pipeline
 from thinmeta.backup.plan import parts, piece_bytes_for, work_for
+from thinmeta.backup.sealed import piece_key
 from thinmeta.backup.segments import SEGMENTS, segment_bytes_for
 from thinmeta.errors import RepositoryBusyError
 
@@ -259,7 +260,7 @@ class Creation:
         path = os.path.join(folder, "bookmark")
         if self._generation.save_bookmark(path) is None:
             return None
-        name = file_digest(path)
+        name = file_digest(path, piece_key(self._store))
         self._store.put_file(BOOKMARKS + name, path)
         return name
 
@@ -327,9 +328,9 @@ def _size_bytes(stored: StoredGeneration | None) -> int | None:
     return stored.size_bytes if stored is not None else None
 
 
-def file_digest(path: str) -> str:
-    """BLAKE3 of a file, in hexadecimal."""
-    hasher = Blake3()
+def file_digest(path: str, key: bytes | None = None) -> str:
+    """BLAKE3 of a file, in hexadecimal; with a key, the keyed one."""
+    hasher = Blake3(key=key)
     with open(path, "rb", buffering=0) as file:
         while part := file.read(1 << 20):
             hasher.update(part)

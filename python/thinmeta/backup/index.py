@@ -14,6 +14,7 @@ import tempfile
 from contextlib import nullcontext, suppress
 
 from thinmeta import _core
+from thinmeta.backup.sealed import piece_key
 from thinmeta.errors import StreamError
 
 TYPE_CHECKING = False
@@ -101,7 +102,7 @@ class IndexSet:
 
     def __init__(self, store: ObjectStore, cache: str) -> None:
         self._store, self._cache = store, cache
-        self.blocks = _core.BlockIndex()
+        self.blocks = _core.BlockIndex(key=piece_key(store))
         self.objects: list[str] = []
         self.damaged: dict[str, str] = {}
         self.packs: set[bytes] = set()

@@ -6,8 +6,10 @@ Used by whoever reads a repository: to restore, and to say what could be restore
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from thinmeta.backup.index import IndexSet, damaged_packs, pack_object
+from thinmeta.backup.sealed import SealedStore
 from thinmeta.backup.segments import MAX_SEGMENT_BYTES, SEGMENTS, Segment
 from thinmeta.errors import StreamError
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     #: Takes a group of pieces and the part of the pack that it is in.
     Take = Callable[[_core.Wanted, int, Buffer], object]
 
-__all__ = ["Lost", "Reader", "read_segment"]
+__all__ = ["Lost", "Reader", "read_segment", "readable_part"]
 
 
 log = logging.getLogger("thinmeta.backup")
@@ -56,6 +58,21 @@ def read_segment(store: ObjectStore, stored: StoredGeneration, number: int, name
     except (FileNotFoundError, StreamError) as error:
         log.warning("%s: %s%s: %s", store.name, SEGMENTS, name, error)
         raise Lost([(begin, end - begin)], {SEGMENTS + name}) from error
+
+
+def readable_part(store: ObjectStore, name: str, begin: int, end: int) -> Buffer:
+    """Some bytes of a pack, as far as they can be read; its pieces have to be judged then."""
+    try:
+        return store.get_range(name, begin, end)
+    except FileNotFoundError:
+        return b""
+    except StreamError:
+        if not isinstance(store, SealedStore):
+            return b""
+    # One bad bit spoils a chunk of it, and not the others.
+    with suppress(StreamError, FileNotFoundError):
+        return store.salvage_range(name, begin, end)
+    return b""
 
 
 class Reader:
@@ -115,10 +132,7 @@ class Reader:
             Lost: There is none.
         """
         number, name, begin, end = group
-        try:
-            part = self._store.get_range(name, begin, end)
-        except FileNotFoundError:
-            part = b""
+        part = readable_part(self._store, name, begin, end)
         try:
             take(wanted, number, part)
             return
@@ -142,7 +156,7 @@ class Reader:
         sound = _only(segment, everything - damaged)
         again = (self._everything or self._index).locate(sound)
         for each, name, begin, end in self.groups(again):
-            take(again, each, self._store.get_range(name, begin, end))
+            take(again, each, readable_part(self._store, name, begin, end))
         rest = _only(segment, damaged)
         without = {bytes.fromhex(each.rpartition("/")[2]) for each in bad}
         others = self._load(without)
@@ -152,8 +166,8 @@ class Reader:
         lost = list(found.missing)
         for each, name, begin, end in self.groups(found):
             try:
-                take(found, each, self._store.get_range(name, begin, end))
-            except (StreamError, FileNotFoundError) as error:
+                take(found, each, readable_part(self._store, name, begin, end))
+            except StreamError as error:
                 log.warning("%s: %s: %s", self._store.name, name, error)
                 bad.add(name)
                 lost += [row[:2] for row in found.damaged(each, b"")]

@@ -17,6 +17,7 @@ from queue import Empty, Full, Queue
 
 from thinmeta import _core
 from thinmeta.backup.index import SPILL_PIECES, pack_object
+from thinmeta.backup.sealed import folder_of
 from thinmeta.backup.segments import HASH_BYTES, MAX_SEGMENT_BYTES, SEGMENTS, Segment
 from thinmeta.errors import StreamError
 
@@ -113,7 +114,7 @@ class Pipeline:
         self.segments: dict[int, tuple[str, int] | None] = {}
         self.read_bytes = self.stored_bytes = self.packed_bytes = 0
         # As many packs wait to be stored as there are who store them, and one.
-        storing = 2 if store.path("") is not None else 4
+        storing = 2 if folder_of(store) is not None else 4
         self._room = threading.Semaphore(storing + 1)
         self._storing = ThreadPoolExecutor(storing, thread_name_prefix="thinmeta-store")
 

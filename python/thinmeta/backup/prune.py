@@ -41,6 +41,7 @@ from thinmeta.backup.markers import (
     take_back,
 )
 from thinmeta.backup.pipeline import PACK_BYTES
+from thinmeta.backup.sealed import piece_key
 from thinmeta.backup.segments import SEGMENTS
 from thinmeta.backup.waste import Waste, find_waste
 from thinmeta.errors import DamagedRepositoryError, RepositoryBusyError, StreamError
@@ -301,7 +302,7 @@ class Prune:
             try:
                 data = self._store.get(name, MAX_PACK_BYTES)
                 table = read_table(self._store, name, size)
-                if table.damaged(data):
+                if table.damaged(data, key=piece_key(self._store)):
                     raise StreamError("pieces are damaged")
             except StreamError as error:
                 log.warning("%s: %s: %s: left as it is", self._store.name, name, error)

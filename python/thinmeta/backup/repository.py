@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from functools import partial
 from weakref import finalize
 
 from thinmeta.arguments import number, threads_argument
+from thinmeta.backup.config import make_config, read_config, repair_config
 from thinmeta.backup.create import Creation, Outlook
 from thinmeta.backup.listing import find_generation, newest_first, read_generations
-from thinmeta.backup.manifest import (
-    MAX_DOCUMENT_BYTES,
-    VERSION,
-    StoredGeneration,
-    decode,
-    encode,
-)
+from thinmeta.backup.manifest import StoredGeneration
 from thinmeta.backup.objects import open_store
-from thinmeta.errors import (
-    DamagedRepositoryError,
-    RepositoryError,
-    StreamError,
-    UsageError,
-)
+from thinmeta.errors import DamagedRepositoryError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Repository"]
 
-CONFIG = "config.json"
 DEFAULT_THREADS = 2
 MAX_NAME = 200
 
@@ -70,54 +58,58 @@ class Repository:
         return f"<thinmeta.backup.Repository {self.address!r}>"
 
     @classmethod
-    def init(cls, where: Path | ObjectStore) -> Self:
+    def init(cls, where: Path | ObjectStore, *, key: bytes | None = None) -> Self:
         """Make a repository.
 
         Args:
             where: A folder, which is made if it is not there, or ``s3://BUCKET/PREFIX``,
                 ``gs://``, ``az://``, ``file://`` or ``memory://NAME``.
+            key: Encrypt everything under this key, of 32 bytes (:mod:`thinmeta.backup.keys`).
+                It is kept nowhere: without it nothing can be restored.
 
         Raises:
             RepositoryError: There is one already, or the folder has something else in it.
+            RepositoryKeyError: That cannot be a key.
+            UsageError: An object store or encryption needs a package that is not installed.
             ObjectStoreError: The store cannot be reached, or does not allow it.
             OSError: The folder cannot be written.
         """
-        store = open_store(where)
-        folder = store.path("")
-        if folder is not None and os.path.isdir(folder):
-            there = [each for each in os.listdir(folder) if not each.startswith(".")]
-            if there and CONFIG not in there:
-                raise RepositoryError(store.name, "the folder is not empty; nothing written")
-        identifier = os.urandom(16).hex()
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        config = {"version": VERSION, "id": identifier, "created": created}
-        if not store.put_new(CONFIG, encode(config)):
-            raise RepositoryError(store.name, "there is a repository already; nothing written")
-        return cls(store, identifier)
+        return cls(*make_config(open_store(where), key))
 
     @classmethod
-    def open(cls, where: Path | ObjectStore) -> Self:
+    def repair(cls, where: Path | ObjectStore, *, key: bytes | None = None) -> Self:
+        """Make ``config.json`` anew where it is lost or damaged, and open the repository.
+
+        An encrypted repository gets its id back; another one gets a new id, so that snapshots
+        that were kept for it in live pools are not known any more.
+
+        Args:
+            where: As :meth:`init` takes it.
+            key: Its key, if it is encrypted.
+
+        Raises:
+            RepositoryError: There are no generations, or nothing needs to be made anew.
+            RepositoryKeyError: As :meth:`open`.
+        """
+        return cls(*repair_config(open_store(where), key))
+
+    @classmethod
+    def open(cls, where: Path | ObjectStore, *, key: bytes | None = None) -> Self:
         """Open a repository.
+
+        Args:
+            where: As :meth:`init` takes it.
+            key: Its key, if it is encrypted.
 
         Raises:
             RepositoryError: There is none.
+            RepositoryKeyError: It is encrypted under another key or none was given; or it is
+                not encrypted, and a key was given.
+            UsageError: An object store or encryption needs a package that is not installed.
             DamagedRepositoryError: What says what it is is damaged.
             ObjectStoreError: The store cannot be reached, or does not allow it.
         """
-        store = open_store(where)
-        try:
-            config = decode(store.get(CONFIG, MAX_DOCUMENT_BYTES))
-        except FileNotFoundError as error:
-            reason = f"no repository is there; 'thinmeta backup init {store.name}' makes one"
-            raise RepositoryError(store.name, reason) from error
-        except NotADirectoryError as error:
-            raise RepositoryError(store.name, "no repository is there, but a file") from error
-        except StreamError as error:
-            raise DamagedRepositoryError(store.name, f"{CONFIG}: {error}", (CONFIG,)) from error
-        identifier = config.get("id")
-        if not isinstance(identifier, str) or len(identifier) != 32 or not identifier.isalnum():
-            raise DamagedRepositoryError(store.name, f"{CONFIG}: no id", (CONFIG,))
-        return cls(store, identifier)
+        return cls(*read_config(open_store(where), key))
 
     def generations(self) -> list[StoredGeneration]:
         """All generations, the oldest first; damaged ones are left out, with a warning.
@@ -394,7 +386,7 @@ class Repository:
             return folder  # nothing is copied
         if self._scratch is None:
             try:
-                os.makedirs(folder, exist_ok=True)
+                os.makedirs(folder, mode=0o700, exist_ok=True)
                 if os.access(folder, os.W_OK):
                     return folder
             except OSError as error:

@@ -20,7 +20,7 @@ from thinmeta.backup.index import (
     pack_object,
     read_table,
 )
-from thinmeta.backup.locate import Lost, read_segment
+from thinmeta.backup.locate import Lost, read_segment, readable_part
 from thinmeta.backup.manifest import (
     GENERATIONS,
     StoredGeneration,
@@ -28,6 +28,7 @@ from thinmeta.backup.manifest import (
     read_manifest,
 )
 from thinmeta.backup.markers import CONDEMNED, markers
+from thinmeta.backup.sealed import piece_key
 from thinmeta.backup.segments import SEGMENTS
 from thinmeta.errors import StreamError
 
@@ -229,7 +230,7 @@ class _Verification:
                 with memoryview(data) as view:
                     size = view.nbytes
                 table = read_table(self._store, name, size)
-                damaged = table.damaged(data)
+                damaged = table.damaged(data, key=piece_key(self._store))
                 if damaged:
                     raise StreamError(f"{len(damaged)} of {len(table)} pieces are damaged")
             except FileNotFoundError:
@@ -318,10 +319,7 @@ class _Verification:
         for at, (pack, begin, end, _) in enumerate(wanted.groups()):
             name = pack_object(pack)
             state.objects.add(name)
-            try:
-                part = self._store.get_range(name, begin, end)
-            except FileNotFoundError:
-                part = b""
+            part = readable_part(self._store, name, begin, end)
             sound -= {(offset, length) for offset, length, _ in wanted.damaged(at, part)}
         return sound
 
@@ -345,9 +343,11 @@ class _Verification:
                 if path is None:
                     path = os.path.join(folder, "bookmark")
                     self._store.fetch(BOOKMARKS + name, path)
-                if file_digest(path) == name:
+                if file_digest(path, piece_key(self._store)) == name:
                     return True
                 self._found(BOOKMARKS + name, "its BLAKE3 is another one")
             except FileNotFoundError:
                 self._found(BOOKMARKS + name, "it is missing")
+            except StreamError as error:
+                self._found(BOOKMARKS + name, error)
         return False

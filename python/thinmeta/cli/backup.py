@@ -19,8 +19,14 @@ credentials, region and endpoint from the environment: AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, GOOGLE_APPLICATION_CREDENTIALS,
 AZURE_STORAGE_ACCOUNT_NAME, ...
 
+A repository that was made with a key is encrypted. Every command needs the key then: in a file
+(--key-file, or THINMETA_KEY_FILE in the environment), or from a command that prints it
+(--key-command, THINMETA_KEY_COMMAND). That needs cryptography (pip install
+'thinmeta[encryption]').
+
 Commands
   init     make a repository
+  key      make a key for an encrypted one
   create   back up a volume: a new generation
   list     list the generations
   restore  make a file, a device or a volume hold a generation
@@ -40,6 +46,7 @@ Examples
 
 COMMANDS = {
     "init": "backup_keep",
+    "key": "backup_key",
     "create": "backup_create",
     "list": "backup_list",
     "restore": "backup_restore",

@@ -6,6 +6,7 @@ import os
 import stat
 
 from thinmeta.cli.backup_events import COMMON, Reporter
+from thinmeta.cli.backup_key import open_repository
 from thinmeta.cli.generations import open_generation
 from thinmeta.cli.options import Option, parse, size
 from thinmeta.cli.output import write_error, write_text
@@ -60,6 +61,8 @@ Options
                          backup; the bookmark does that without taking up space in the pool.
       --wait SECONDS     how long to wait for a prune that deletes; 60 if it is not given
   -n, --dry-run          say what would be read, and do nothing
+      --key-file FILE, --key-command COMMAND
+                         the key of an encrypted repository: in FILE, or printed by COMMAND
       --json             print events, a line of JSON each
   -v, --verbose          say more
   -h, --help             print this
@@ -98,12 +101,10 @@ def run_create(arguments: list[str]) -> int:
     if base is not None and full:
         raise UsageError("backup create: --base and --full: one of them")
     raise_on_termination()
-    from thinmeta.backup import Repository
-
-    where, pool, volume = parsed.words
+    _, pool, volume = parsed.words
     reporter = Reporter(parsed, "create")
     with reporter.logging():
-        repository = Repository.open(where)
+        repository = open_repository(parsed)
         with open_generation(
             "backup create",
             pool,

@@ -1,7 +1,7 @@
 """How the commands of ``thinmeta backup`` say what goes on: in words, or as events.
 
 With ``--json`` each event is one line of JSON on stdout: ``progress`` at most twice a
-second, ``log`` for what the library has to say, and ``done`` in the end.
+second, ``log`` for what the library has to say, and in the end ``done``, or ``error``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 from contextlib import contextmanager
 from time import monotonic
 
+from thinmeta.cli.backup_key import KEY_OPTIONS
+from thinmeta.cli.failures import judge
 from thinmeta.cli.options import Option
 from thinmeta.cli.output import flush_stdout, write_error, write_text
 from thinmeta.cli.progress import Rate, progress
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMON", "Reporter"]
 
-COMMON = (Option("help", "h"), Option("json"), Option("verbose", "v"))
+COMMON = (Option("help", "h"), Option("json"), Option("verbose", "v"), *KEY_OPTIONS)
 EVERY_SECONDS = 0.5
 
 
@@ -48,7 +50,10 @@ class Reporter:
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """Say what the library logs: warnings, and more with ``--verbose``."""
+        """Say what the library logs: warnings, and more with ``--verbose``.
+
+        A failure is an event, too, if events are printed.
+        """
         log = logging.getLogger("thinmeta")
         handler = _Handler(self)
         handler.setLevel(logging.INFO if self._verbose or self._json else logging.WARNING)
@@ -57,6 +62,10 @@ class Reporter:
         log.addHandler(handler)
         try:
             yield
+        except BaseException as error:
+            status, message = judge(error)
+            self.event("error", type=type(error).__name__, message=message, exit_status=status)
+            raise
         finally:
             log.removeHandler(handler)
             log.setLevel(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thinmeta.cli.backup_events import COMMON, Reporter
+from thinmeta.cli.backup_key import given_key, open_repository
 from thinmeta.cli.options import Option, parse
 from thinmeta.cli.output import write_text
 from thinmeta.report import count, human_bytes
@@ -12,12 +13,19 @@ if TYPE_CHECKING:
     from thinmeta.backup import GenerationState, VerifyReport
 
 INIT_HELP = """\
-Usage: thinmeta backup init [--json] REPO
+Usage: thinmeta backup init [OPTION]... REPO
 
 Makes a repository: a folder, which is made if it is not there and has to be empty if it is,
 or s3://BUCKET/PREFIX and the like ('thinmeta backup --help').
 
+With a key ('thinmeta backup key' makes one) everything in it is encrypted (AES-256-GCM), and
+every other command needs that key. It is not kept in REPO: without it nothing can be restored.
+
 Options
+      --key-file FILE, --key-command COMMAND
+                     encrypt, under the key in FILE, or the one that COMMAND prints
+      --repair       make config.json anew, where it is lost or damaged and the generations
+                     are there
       --json         print events, a line of JSON each
   -h, --help         print this
 """
@@ -33,6 +41,8 @@ Options
       --mend         note in REPO which packs are damaged or gone: what 'thinmeta backup create
                      --full' finds of their content in the volume is stored again, which may
                      mend older generations, too
+      --key-file FILE, --key-command COMMAND
+                     the key of an encrypted repository: in FILE, or printed by COMMAND
       --json         print events, a line of JSON each
   -v, --verbose      say more
   -h, --help         print this
@@ -49,6 +59,8 @@ run again, and a prune that goes on deleting beside a new backup may destroy it.
 
 Options
   -n, --dry-run      only show them
+      --key-file FILE, --key-command COMMAND
+                     the key of an encrypted repository: in FILE, or printed by COMMAND
       --json         print events, a line of JSON each
   -v, --verbose      say more
   -h, --help         print this
@@ -59,17 +71,27 @@ _SHOWN_RANGES = 5
 
 def run_init(arguments: list[str]) -> int:
     """Run ``init`` on its words and return its exit status."""
-    parsed = parse("backup init", arguments, (), ("REPO",), common=COMMON)
+    parsed = parse("backup init", arguments, (Option("repair"),), ("REPO",), common=COMMON)
     if parsed.has("help"):
         write_text(INIT_HELP)
         return 0
     from thinmeta.backup import Repository
 
-    repository = Repository.init(parsed.words[0])
-    Reporter(parsed, "init").done(
-        f"{repository.address}: an empty repository, {repository.id}\n",
+    reporter = Reporter(parsed, "init")
+    repaired = parsed.has("repair")
+    with reporter.logging():
+        key = given_key(parsed)
+        make = Repository.repair if repaired else Repository.init
+        repository = make(parsed.words[0], key=key)
+    what = "config.json was made anew"
+    if not repaired:
+        what = "an empty repository" if key is None else "an empty, encrypted repository"
+    reporter.done(
+        f"{repository.address}: {what}, {repository.id}\n",
         repository=repository.address,
         id=repository.id,
+        encrypted=key is not None,
+        repaired=repaired,
     )
     return 0
 
@@ -81,11 +103,9 @@ def run_verify(arguments: list[str]) -> int:
     if parsed.has("help"):
         write_text(VERIFY_HELP)
         return 0
-    from thinmeta.backup import Repository
-
     reporter = Reporter(parsed, "verify")
     with reporter.logging():
-        repository = Repository.open(parsed.words[0])
+        repository = open_repository(parsed)
         with reporter.progress("verifying") as shown:
             report = repository.verify(
                 quick=parsed.has("quick"), mend=parsed.has("mend"), progress=shown
@@ -143,12 +163,10 @@ def run_unlock(arguments: list[str]) -> int:
     if parsed.has("help"):
         write_text(UNLOCK_HELP)
         return 0
-    from thinmeta.backup import Repository
-
     dry_run = parsed.has("dry-run")
     reporter = Reporter(parsed, "unlock")
     with reporter.logging():
-        found = Repository.open(parsed.words[0]).unlock(dry_run=dry_run)
+        found = open_repository(parsed).unlock(dry_run=dry_run)
     verb = "would remove" if dry_run else "removed"
     lines = [f"{verb} {each.name}: {each.owner}, {each.state}" for each in found]
     reporter.done(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from thinmeta.cli.backup_create import summary
 from thinmeta.cli.backup_events import COMMON, Reporter
+from thinmeta.cli.backup_key import open_repository
 from thinmeta.cli.options import Option, parse
 from thinmeta.cli.output import write_json, write_table, write_text
 from thinmeta.report import human_bytes
@@ -17,6 +18,8 @@ to the repository, compressed. BASE is the generation whose unchanged parts were
 
 Options
       --volume NAME  only generations of that volume
+      --key-file FILE, --key-command COMMAND
+                     the key of an encrypted repository: in FILE, or printed by COMMAND
       --json         print JSON
   -v, --verbose      say more
   -h, --help         print this
@@ -31,10 +34,8 @@ def run_list(arguments: list[str]) -> int:
     if parsed.has("help"):
         write_text(HELP)
         return 0
-    from thinmeta.backup import Repository
-
     with Reporter(parsed, "list").warnings():
-        repository = Repository.open(parsed.words[0])
+        repository = open_repository(parsed)
         volume = parsed.value("volume")
         found = [
             each for each in repository.generations() if volume is None or each.volume == volume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thinmeta.cli.backup_events import COMMON, Reporter
+from thinmeta.cli.backup_key import open_repository
 from thinmeta.cli.options import Option, parse, whole_number
 from thinmeta.cli.output import write_text
 from thinmeta.cli.signals import raise_on_termination
@@ -28,6 +29,8 @@ Options
       --drop-damaged     delete generations that cannot be restored in full, too; without
                          it, nothing is deleted while there are any
   -n, --dry-run          say what would be deleted, and delete nothing
+      --key-file FILE, --key-command COMMAND
+                         the key of an encrypted repository: in FILE, or printed by COMMAND
       --json             print events, a line of JSON each
   -v, --verbose          say more
   -h, --help             print this
@@ -62,11 +65,9 @@ def run_prune(arguments: list[str]) -> int:
     if keep_last < 1:
         raise UsageError("backup prune: --keep-last has to be at least 1")
     raise_on_termination()
-    from thinmeta.backup import Repository
-
     reporter = Reporter(parsed, "prune")
     with reporter.logging():
-        repository = Repository.open(parsed.words[0])
+        repository = open_repository(parsed)
         with reporter.progress("writing anew") as shown:
             report = repository.prune(
                 keep_last=keep_last,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thinmeta.cli.backup_events import COMMON, Reporter
+from thinmeta.cli.backup_key import open_repository
 from thinmeta.cli.options import Option, device_number, parse
 from thinmeta.cli.output import write_text
 from thinmeta.cli.signals import raise_on_termination
@@ -27,6 +28,8 @@ place, but only after it was seen that nothing is missing. Zeros are holes in a 
 Options
       --data DATA    the data of the pool
       --overwrite    replace what is in TARGET
+      --key-file FILE, --key-command COMMAND
+                     the key of an encrypted repository: in FILE, or printed by COMMAND
       --json         print events, a line of JSON each
   -v, --verbose      say more
   -h, --help         print this
@@ -57,11 +60,9 @@ def run_restore(arguments: list[str]) -> int:
             "restore --help'"
         )
     raise_on_termination()
-    from thinmeta.backup import Repository
-
     reporter = Reporter(parsed, "restore")
     with reporter.logging():
-        repository = Repository.open(parsed.words[0])
+        repository = open_repository(parsed)
         try:
             with reporter.progress("restoring") as shown:
                 report = repository.restore(

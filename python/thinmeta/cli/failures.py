@@ -8,7 +8,7 @@ import sys
 from thinmeta import errors
 from thinmeta.cli.output import write_error
 
-__all__ = ["DATA", "IMPOSSIBLE", "USAGE", "LineError", "report_failure"]
+__all__ = ["DATA", "IMPOSSIBLE", "USAGE", "LineError", "judge", "report_failure"]
 
 DATA, USAGE, IMPOSSIBLE = 1, 2, 3
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -32,12 +32,12 @@ def report_failure(error: BaseException) -> int:
     With ``THINMETA_TRACEBACK`` in the environment a mistake of ours is raised again.
     """
     if isinstance(error, LineError) and error.__cause__ is not None:
-        status, message = _judge(error.__cause__)
+        status, message = judge(error.__cause__)
         # A script is input, even where a call for it could not have been right.
         status = DATA if status == USAGE else status
         message = f"{error.where}: {message}"
     else:
-        status, message = _judge(error)
+        status, message = judge(error)
     _finish_stdout()
     for note in getattr(error, "__notes__", ()) if message else ():
         message += f"; {note}"
@@ -46,7 +46,7 @@ def report_failure(error: BaseException) -> int:
     return status
 
 
-def _judge(error: BaseException) -> tuple[int, str]:
+def judge(error: BaseException) -> tuple[int, str]:
     """The exit status for an error, and what to say about it."""
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE, ""

@@ -166,7 +166,8 @@ def _find(table: dict[str, Option], name: str, command: str) -> Option:
 
 def _next(rest: Iterable[str], name: str, command: str) -> str:
     value = next(iter(rest), None)
-    if value is None or (value.startswith("-") and len(value) > 1):
+    # No option is a digit: -7 is a number.
+    if value is None or (value.startswith("-") and len(value) > 1 and not value[1:].isdigit()):
         raise _wrong(command, f"{name} needs a value")
     return value
 
