@@ -16,8 +16,8 @@ from backups import UNIT, Distant, World, hashes_in_packs, restored
 from test_backup_damage import GOOD
 from thinmeta.backup import Repository, StoredGeneration
 from thinmeta.backup import index as index_module
+from thinmeta.backup.keeping import groups_of
 from thinmeta.backup.plan import Work, parts
-from thinmeta.backup.prune import groups_of
 from thinmeta.backup.targets import DeviceTarget
 
 PIECE, PART = 10, 50

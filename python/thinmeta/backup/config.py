@@ -6,6 +6,7 @@ import os
 import time
 
 from thinmeta.backup.manifest import (
+    CREATED,
     GENERATIONS,
     MAX_DOCUMENT_BYTES,
     VERSION,
@@ -140,7 +141,7 @@ def repair_config(store: ObjectStore, key: bytes | None) -> tuple[ObjectStore, s
 
 
 def _config(identifier: str, key: bytes | None) -> bytes:
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    created = time.strftime(CREATED, time.gmtime())
     config: dict[str, Any] = {"version": VERSION, "id": identifier, "created": created}
     if key is not None:
         config["encryption"] = {"cipher": CIPHER, "check": key_check(key, identifier)}

@@ -16,7 +16,7 @@ from thinmeta._core import Blake3
 from thinmeta.backup.base import BOOKMARKS, Base, BaseFinder, choose_base, pool_of
 from thinmeta.backup.index import PACKS, IndexSet, damaged_packs, pack_name
 from thinmeta.backup.locate import Lost, read_segment
-from thinmeta.backup.manifest import GENERATIONS, StoredGeneration, encode, generation_of
+from thinmeta.backup.manifest import CREATED, GENERATIONS, StoredGeneration, encode, generation_of
 from thinmeta.backup.markers import (
     ACTIVE,
     abandon,
@@ -277,7 +277,7 @@ class Creation:
         return StoredGeneration(
             name=f"{sequence:08d}-{self._id}",
             sequence=sequence,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created=time.strftime(CREATED, time.gmtime()),
             volume=self._volume,
             pool=self._pool,
             identity=identity,

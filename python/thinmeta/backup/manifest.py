@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from thinmeta._core import Blake3
 from thinmeta.errors import StreamError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from thinmeta.backup.objects import ObjectStore
 
 __all__ = [
+    "CREATED",
     "GENERATIONS",
     "MAX_DOCUMENT_BYTES",
     "VERSION",
@@ -41,6 +43,8 @@ __all__ = [
 GENERATIONS = "generations/"
 
 
+#: How moments are written, in UTC.
+CREATED = "%Y-%m-%dT%H:%M:%SZ"
 #: Of the repository's form. Nobody reads another one.
 VERSION = 1
 #: A manifest of a volume of a hundred TiB has half of that.
@@ -50,6 +54,7 @@ MAX_TEXT = 4096
 
 _HEAD, _MIDDLE, _END = b'{"blake3":"', b'","value":', b"}\n"
 _HEX = re.compile(r"[0-9a-f]+")
+_TIME = re.compile(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z")
 _NAME = re.compile(r"[0-9]{8}-[0-9a-f]{16}")
 
 
@@ -148,6 +153,11 @@ class StoredGeneration:
     packed_bytes: int
 
     @property
+    def created_at(self) -> datetime:
+        """When it was made, in UTC."""
+        return datetime.strptime(self.created, CREATED).replace(tzinfo=UTC)
+
+    @property
     def size_bytes(self) -> int:
         """Size of the volume in bytes."""
         return self.identity.size_bytes
@@ -199,7 +209,7 @@ class StoredGeneration:
         return cls(
             name=name,
             sequence=_count(value, "sequence"),
-            created=_text(value, "created"),
+            created=_time(value, "created"),
             volume=_text(value, "volume"),
             pool=_text(value, "pool"),
             identity=identity,
@@ -229,6 +239,17 @@ def _text(value: dict[str, Any], key: str) -> str:
     text = value.get(key)
     if not isinstance(text, str) or len(text) > MAX_TEXT or not text.isprintable():
         raise StreamError(f"its {key} cannot be")
+    return text
+
+
+def _time(value: dict[str, Any], key: str) -> str:
+    text = _text(value, key)
+    try:
+        if _TIME.fullmatch(text) is None:  # strptime takes 2026-1-1, too
+            raise ValueError
+        datetime.strptime(text, CREATED)
+    except ValueError as error:
+        raise StreamError(f"its {key} cannot be") from error
     return text
 
 

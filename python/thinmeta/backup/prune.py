@@ -30,6 +30,7 @@ from thinmeta.backup.index import (
     pack_object,
     read_table,
 )
+from thinmeta.backup.keeping import KeepRules, groups_of
 from thinmeta.backup.locate import Lost
 from thinmeta.backup.manifest import GENERATIONS, generation_of
 from thinmeta.backup.markers import (
@@ -44,11 +45,16 @@ from thinmeta.backup.pipeline import PACK_BYTES
 from thinmeta.backup.sealed import piece_key
 from thinmeta.backup.segments import SEGMENTS
 from thinmeta.backup.waste import Waste, find_waste
-from thinmeta.errors import DamagedRepositoryError, RepositoryBusyError, StreamError
+from thinmeta.errors import (
+    DamagedRepositoryError,
+    NoSuchGenerationError,
+    RepositoryBusyError,
+    StreamError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from thinmeta.backup.manifest import StoredGeneration
     from thinmeta.backup.objects import ObjectStore
@@ -56,7 +62,7 @@ if TYPE_CHECKING:
     #: Gives the generations that can be read, and what is wrong with the others.
     Read = Callable[[], tuple[list[StoredGeneration], dict[str, str]]]
 
-__all__ = ["Prune", "PruneReport", "groups_of"]
+__all__ = ["Prune", "PruneReport"]
 
 #: More index objects than this are put together.
 MANY_INDEXES = 16
@@ -74,6 +80,8 @@ class PruneReport:
 
     Attributes:
         kept: Names of the generations that stay.
+        reasons: Of each of these what it is kept for: rules, as in ``daily 2026-11-27``,
+            ``asked for``, or ``another volume``. A backup that was made meanwhile has none.
         deleted: Names of those that do not.
         freed_bytes: Size of the objects that were deleted, less that of new ones.
         repacked_bytes: How much was written anew, to get rid of the rest of packs.
@@ -87,6 +95,7 @@ class PruneReport:
     repacked_bytes: int = 0
     deleted_objects: int = 0
     dry_run: bool = False
+    reasons: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -124,7 +133,7 @@ class Prune:
         self,
         read: Read,
         *,
-        keep_last: int,
+        rules: KeepRules,
         keep: set[str],
         volume: str | None,
         drop_damaged: bool,
@@ -132,11 +141,11 @@ class Prune:
     ) -> PruneReport:
         """Do it; see :meth:`thinmeta.backup.Repository.prune`."""
         if dry_run:
-            return self._look(read, keep_last, keep, volume, drop_damaged=drop_damaged)
+            return self._look(read, rules, keep, volume, drop_damaged=drop_damaged)
         marker = put_marker(self._store, ACTIVE, "prune", self._id)
         try:
             self._refuse_others(marker, "nothing was deleted")
-            kept, dropped = self._choose(read, keep_last, keep, volume, drop_damaged=drop_damaged)
+            kept, dropped = self._choose(read, rules, keep, volume, drop_damaged=drop_damaged)
             waste = self._find_waste(kept)
             self._store.delete([f"{GENERATIONS}{name}.json" for name in dropped])
             self._report.deleted = dropped
@@ -152,14 +161,14 @@ class Prune:
     def _look(
         self,
         read: Read,
-        keep_last: int,
+        rules: KeepRules,
         keep: set[str],
         volume: str | None,
         *,
         drop_damaged: bool,
     ) -> PruneReport:
         """What would be done; nothing is written."""
-        kept, dropped = self._choose(read, keep_last, keep, volume, drop_damaged=drop_damaged)
+        kept, dropped = self._choose(read, rules, keep, volume, drop_damaged=drop_damaged)
         waste = self._find_waste(kept)
         sizes = waste.sizes
         gone = sum(sizes[pack] for pack in [*waste.dead, *waste.mostly_dead])
@@ -196,7 +205,7 @@ class Prune:
     def _choose(
         self,
         read: Read,
-        keep_last: int,
+        rules: KeepRules,
         keep: set[str],
         volume: str | None,
         *,
@@ -219,14 +228,19 @@ class Prune:
             whole = {each.name for each in report.generations if each.is_restorable}
             dropped += [each.name for each in found if each.name not in whole]
             found = [each for each in found if each.name in whole]
-        stay = set(keep)
+        if volume is not None and not any(each.volume == volume for each in found):
+            reason = f"it has no generation of a volume {volume!r}: nothing was deleted"
+            raise NoSuchGenerationError(self._store.name, reason, volume)
+        reasons: dict[str, list[str]] = {name: ["asked for"] for name in keep}
         for group in groups_of(found):
+            stay = {each.name: ["another volume"] for each in group}
             if volume is None or group[-1].volume == volume:
-                stay.update(each.name for each in group[-keep_last:])
-            else:
-                stay.update(each.name for each in group)
-        kept = [each for each in found if each.name in stay]
-        dropped += [each.name for each in found if each.name not in stay]
+                stay = rules.kept(group)
+            for name, why in stay.items():
+                reasons.setdefault(name, []).extend(why)
+        kept = [each for each in found if each.name in reasons]
+        dropped += [each.name for each in found if each.name not in reasons]
+        self._report.reasons = {each.name: reasons[each.name] for each in kept}
         return kept, sorted(dropped)
 
     def _find_waste(self, kept: list[StoredGeneration]) -> Waste:
@@ -361,33 +375,3 @@ class Prune:
             part = names[begin : begin + DELETE_AT_ONCE]
             self._store.delete(part)
             self._report.deleted_objects += len(part)
-
-
-def groups_of(stored: Iterable[StoredGeneration]) -> list[list[StoredGeneration]]:
-    """Generations by volume, each the oldest first.
-
-    Those of one volume have the same name for it, and are of one pool as far as those have
-    uuids; without a name, they are of one device of one pool, or one was made from the other.
-    """
-    found = sorted(stored, key=lambda each: each.name)
-    above: dict[str, str] = {each.name: each.name for each in found}
-
-    def top(name: str) -> str:
-        while above[name] != name:
-            above[name] = name = above[above[name]]
-        return name
-
-    first: dict[tuple[str, str, int], str] = {}
-    for each in found:
-        if each.volume:
-            # Two hosts may have a volume of that name, and pools that are known apart.
-            key = each.volume, each.identity.pool_uuid, 0
-        else:
-            key = "", each.pool, each.identity.device_id
-        above[top(each.name)] = top(first.setdefault(key, each.name))
-        if not each.volume and each.base in above:
-            above[top(each.name)] = top(each.base)
-    groups: dict[str, list[StoredGeneration]] = {}
-    for each in found:
-        groups.setdefault(top(each.name), []).append(each)
-    return list(groups.values())

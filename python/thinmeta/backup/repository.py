@@ -310,7 +310,10 @@ class Repository:
     def prune(
         self,
         *,
-        keep_last: int,
+        keep_last: int = 0,
+        keep_daily: int = 0,
+        keep_weekly: int = 0,
+        keep_monthly: int = 0,
         keep: Iterable[str | int] = (),
         volume: str | None = None,
         drop_damaged: bool = False,
@@ -320,10 +323,14 @@ class Repository:
         """Delete generations, and what only they needed.
 
         Args:
-            keep_last: Keep so many of the newest generations of each volume, at least one.
-                Of one volume are those of one ``volume`` name; without a name, those of one
-                device of one pool, and those that were made from another one.
-            keep: Keep these besides.
+            keep_last: Keep so many of the newest generations of each volume. Of one volume are
+                those of one ``volume`` name; without a name, those of one device of one pool,
+                and those that were made from another one.
+            keep_daily: Keep the newest of each of so many of the latest days (of UTC) that have
+                one; it does not matter what the other rules keep.
+            keep_weekly: The same of weeks, from Monday on.
+            keep_monthly: The same of months.
+            keep: Keep these besides. This alone is no rule.
             volume: Delete only generations of the volume of that name.
             drop_damaged: Delete the generations, too, that cannot be restored in full; without
                 it, nothing is deleted while there are any.
@@ -334,18 +341,24 @@ class Repository:
         Raises:
             RepositoryBusyError: A backup is being made, or another prune is at work.
             DamagedRepositoryError: What is kept is damaged; nothing was deleted.
-            NoSuchGenerationError: One of ``keep`` is not there.
+            NoSuchGenerationError: One of ``keep`` or the volume is not there.
         """
+        from thinmeta.backup.keeping import KeepRules
         from thinmeta.backup.prune import Prune
 
-        keep_last = number(keep_last, "keep_last")
-        if keep_last < 1:
+        rules = KeepRules(
+            last=number(keep_last, "keep_last"),
+            daily=number(keep_daily, "keep_daily"),
+            weekly=number(keep_weekly, "keep_weekly"),
+            monthly=number(keep_monthly, "keep_monthly"),
+        )
+        if not rules or min(rules.last, rules.daily, rules.weekly, rules.monthly) < 0:
             raise UsageError("at least one generation has to be kept: keep_last=1")
         kept = {self.find(each).name for each in keep}
         prune = Prune(self._store, self._cache(), progress=progress)
         return prune.run(
             partial(read_generations, self._store),
-            keep_last=keep_last,
+            rules=rules,
             keep=kept,
             volume=volume,
             drop_damaged=drop_damaged,

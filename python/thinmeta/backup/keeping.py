@@ -1,0 +1,92 @@
+"""Which generations a prune keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from thinmeta.backup.manifest import StoredGeneration
+
+__all__ = ["KeepRules", "groups_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRules:
+    """How many generations of each volume stay.
+
+    Each rule is for itself, and what one of them keeps stays. Days, weeks (of ISO 8601, from
+    Monday on) and months are those of UTC, and only such count in which there is a generation.
+
+    Attributes:
+        last: So many of the newest.
+        daily: The newest of each of so many of the latest days.
+        weekly: The same of weeks.
+        monthly: The same of months.
+    """
+
+    last: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether anything is kept."""
+        return max(self.last, self.daily, self.weekly, self.monthly) > 0
+
+    def kept(self, group: list[StoredGeneration]) -> dict[str, list[str]]:
+        """Names of the generations of one volume that stay, and the rules that say so.
+
+        Args:
+            group: All of them, the oldest first.
+        """
+        rules: list[tuple[str, int, Callable[[datetime], str] | None]] = [
+            ("last", self.last, None),
+            ("daily", self.daily, lambda when: f"{when:%Y-%m-%d}"),
+            ("weekly", self.weekly, lambda when: f"{when:%G-W%V}"),
+            ("monthly", self.monthly, lambda when: f"{when:%Y-%m}"),
+        ]
+        reasons: dict[str, list[str]] = {}
+        for rule, most, period_of in rules:
+            seen: set[str] = set()
+            for number, each in enumerate(reversed(group), 1):
+                if len(seen) == most:
+                    break
+                period = str(number) if period_of is None else period_of(each.created_at)
+                if period not in seen:
+                    seen.add(period)
+                    reasons.setdefault(each.name, []).append(f"{rule} {period}")
+        return reasons
+
+
+def groups_of(stored: Iterable[StoredGeneration]) -> list[list[StoredGeneration]]:
+    """Generations by volume, each the oldest first.
+
+    Those of one volume have the same name for it, and are of one pool as far as those have
+    uuids; without a name, they are of one device of one pool, or one was made from the other.
+    """
+    found = sorted(stored, key=lambda each: each.name)
+    above: dict[str, str] = {each.name: each.name for each in found}
+
+    def top(name: str) -> str:
+        while above[name] != name:
+            above[name] = name = above[above[name]]
+        return name
+
+    first: dict[tuple[str, str, int], str] = {}
+    for each in found:
+        if each.volume:
+            # Two hosts may have a volume of that name, and pools that are known apart.
+            key = each.volume, each.identity.pool_uuid, 0
+        else:
+            key = "", each.pool, each.identity.device_id
+        above[top(each.name)] = top(first.setdefault(key, each.name))
+        if not each.volume and each.base in above:
+            above[top(each.name)] = top(each.base)
+    groups: dict[str, list[StoredGeneration]] = {}
+    for each in found:
+        groups.setdefault(top(each.name), []).append(each)
+    return list(groups.values())
