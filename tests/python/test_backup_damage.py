@@ -1,8 +1,11 @@
 """Damage in any object is noticed, and what is still there is said, and right."""
 
+import errno
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -69,7 +72,13 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-SPOILS: list[Callable[[Path], None]] = [remove, flip, cut, lengthen, empty]
+def loop(path: Path) -> None:
+    """What cannot be read at all, though it is there."""
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+SPOILS: list[Callable[[Path], None]] = [remove, flip, cut, lengthen, empty, loop]
 
 
 @pytest.mark.parametrize("spoil", SPOILS)
@@ -272,6 +281,45 @@ def test_a_prune_deletes_nothing_while_what_stays_is_damaged(scene: Scene) -> No
     assert repository.verify().is_clean
     name = report.kept[0]
     assert restored(repository, name, scene.folder) == scene.content[name]
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("lost", ["newest", "all"])
+def test_a_prune_does_without_lost_index_objects(scene: Scene, lost: str) -> None:
+    path = scene.copy()
+    repository = Repository.open(path)
+    indexes = sorted((path / "index").iterdir(), key=lambda each: each.stat().st_mtime_ns)
+    for each in indexes if lost == "all" else indexes[-1:]:
+        each.unlink()
+    names = [each.name for each in repository.generations()]
+    report = repository.prune(keep_last=2)
+    assert report.kept == names[1:] and repository.verify().is_clean
+    assert list((path / "index").iterdir())
+    for name in report.kept:
+        assert restored(repository, name, scene.folder) == scene.content[name]
+    # The packs are named again: nothing is stored twice.
+    third = list(scene.world.snapshots)[2]
+    assert scene.world.back_up(repository, third, full=True).stored_bytes == 0
+    shutil.rmtree(path)
+
+
+def test_a_disk_that_cannot_read_is_a_finding_and_not_the_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = scene.copy()
+    bad = max(each for each in (path / "packs").rglob("*") if each.is_file())
+    number = bad.stat().st_ino
+
+    class Failing(FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if os.fstat(self.fileno()).st_ino == number:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size) or b""
+
+    monkeypatch.setattr("thinmeta.backup.local.FileIO", Failing)
+    report = Repository.open(path).verify()
+    assert [each.object for each in report.findings] == [str(bad.relative_to(path))]
+    assert "Input/output error" in report.findings[0].problem
     shutil.rmtree(path)
 
 

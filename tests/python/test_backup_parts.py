@@ -115,6 +115,53 @@ def test_a_prune_counts_each_volume_by_itself(tmp_path: Path) -> None:
         repository.find("")
 
 
+def test_latest_is_of_one_volume(tmp_path: Path) -> None:
+    repository = Repository.init(tmp_path / "repo")
+    with pytest.raises(thinmeta.NoSuchGenerationError, match="no generation yet"):
+        repository.find("latest")
+    with World(tmp_path, 1, mib=2) as world:
+        a = [world.back_up(repository, volume="a") for _ in range(2)]
+        assert repository.find("latest") == a[1]
+        b = world.back_up(repository, volume="b")
+    for call in (repository.find, lambda name: repository.restore(name, tmp_path / "out")):
+        with pytest.raises(thinmeta.NoSuchGenerationError, match="There are b and a"):
+            call("latest")
+    assert not (tmp_path / "out").exists()
+    assert repository.find("latest", volume="a") == a[1]
+    assert repository.find("latest", volume="b") == b == repository.find(3, volume="b")
+    with pytest.raises(thinmeta.NoSuchGenerationError, match="of volume 'c'"):
+        repository.find("latest", volume="c")
+    with pytest.raises(thinmeta.NoSuchGenerationError, match="and not of 'b'"):
+        repository.find(a[0].name, volume="b")
+    # Nobody knows of which volume a damaged one is: no older one is taken unasked.
+    (tmp_path / "repo/generations" / f"{b.name}.json").write_bytes(b"")
+    for volume in ("a", None):
+        with pytest.raises(thinmeta.DamagedRepositoryError):
+            repository.find("latest", volume=volume)
+    assert repository.find(2, volume="a") == a[1]
+
+
+def test_nothing_is_restored_into_the_repository(tmp_path: Path) -> None:
+    path = tmp_path / "repo"
+    repository = Repository.init(path, key=bytes(32))
+    with World(tmp_path, 1, mib=2) as world:
+        made = world.back_up(repository)
+    (tmp_path / "link").symlink_to(path / "packs")
+    for target in (path / "out", path / "config.json", tmp_path / "link" / "out", path):
+        with pytest.raises(thinmeta.UsageError, match="in the repository"):
+            repository.restore(made, target, overwrite=True)
+    assert repository.restore(made, tmp_path / "repository.img").data_bytes == made.data_bytes
+    assert Repository.open(path, key=bytes(32)).verify().is_clean
+
+
+def test_a_filesystem_of_its_own_can_be_a_repository(tmp_path: Path) -> None:
+    (tmp_path / "disk/lost+found").mkdir(parents=True)
+    Repository.init(tmp_path / "disk")
+    (tmp_path / "other/files").mkdir(parents=True)
+    with pytest.raises(thinmeta.RepositoryError, match="not empty"):
+        Repository.init(tmp_path / "other")
+
+
 def test_small_packs_and_many_indexes_are_put_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

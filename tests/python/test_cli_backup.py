@@ -213,7 +213,7 @@ def test_usage(backup: Backup, command: ThinmetaCommand, tmp_path: Path) -> None
     fails(backup("restore", "7", tmp_path / "x"), 1, "no generation '7'")
     fails(backup("restore", "7", tmp_path / "x", 3), 2, "--data is missing")
     fails(backup("restore", "7", tmp_path / "x", "--data=d"), 2, "ID is missing")
-    fails(backup("prune"), 2, "--keep-last is missing")
+    fails(backup("prune"), 2, "what stays? --keep-last")
     fails(backup("prune", "--keep-last", 0), 2, "at least 1")
     fails(backup("prune", "--keep-last", 1, "--keep", 9), 1, "no generation '9'")
     fails(backup("create", tmp_path / "none", 1, "--data", "d"), 3, "No such file")

@@ -12,6 +12,7 @@ import logging
 import os
 from dataclasses import dataclass
 
+from thinmeta.backup.local import reading_object
 from thinmeta.bookmark import Bookmark
 from thinmeta.errors import (
     DamagedRepositoryError,
@@ -136,7 +137,8 @@ class BaseFinder:
             if path is None:
                 path = os.path.join(self._folder, stored.bookmark)
                 self._store.fetch(name, path)
-            bookmark = Bookmark.open(path)
+            with reading_object():
+                bookmark = Bookmark.open(path)
         except (FileNotFoundError, StreamError, UnsupportedFormatError) as error:
             raise DamagedRepositoryError(
                 self._store.name, f"{name}, which proves what is unchanged: {error}", (name,)

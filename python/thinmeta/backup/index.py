@@ -14,7 +14,9 @@ import tempfile
 from contextlib import nullcontext, suppress
 
 from thinmeta import _core
+from thinmeta.backup.local import reading_object
 from thinmeta.backup.sealed import piece_key
+from thinmeta.backup.stopping import stop_point
 from thinmeta.errors import StreamError
 
 TYPE_CHECKING = False
@@ -129,9 +131,11 @@ class IndexSet:
         paths: dict[str, str] = {}
         packs: dict[str, set[bytes]] = {}
         for name in sizes:
+            stop_point()
             try:
-                path = self._fetch(name)
-                packs[name] = set(packs_of_index(path))
+                with reading_object():
+                    path = self._fetch(name)
+                    packs[name] = set(packs_of_index(path))
                 paths[name] = path
             except StreamError as error:
                 self._is_damaged(name, error)
@@ -152,7 +156,8 @@ class IndexSet:
     def _add(self, name: str, path: str, absent: list[bytes]) -> None:
         try:
             try:
-                self.blocks.add_file(path, without=absent)
+                with reading_object():
+                    self.blocks.add_file(path, without=absent)
             except StreamError:
                 if self._store.path(name) is not None:
                     raise
@@ -164,9 +169,9 @@ class IndexSet:
     def _add_merged(self, names: list[str], paths: dict[str, str], absent: list[bytes]) -> None:
         part: list[bytes] = []
         for name in names:
-            with open(paths[name], "rb") as file:
-                data = file.read()
             try:
+                with reading_object(), open(paths[name], "rb") as file:
+                    data = file.read()
                 _check(data)
             except StreamError as error:
                 self._is_damaged(name, error)
@@ -220,6 +225,7 @@ class IndexSet:
         """
         count = 0
         for name, size in self._store.list(PACKS):
+            stop_point()
             pack = pack_name(name)
             if pack is None or pack in self.packs:
                 continue

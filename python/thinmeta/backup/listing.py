@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from thinmeta.backup.manifest import GENERATIONS, StoredGeneration, generation_of, read_manifest
+from thinmeta.backup.stopping import stop_point
 from thinmeta.errors import DamagedRepositoryError, NoSuchGenerationError, StreamError
 
 TYPE_CHECKING = False
@@ -36,6 +37,7 @@ def newest_first(
         damaged: Gets what is wrong with the others, by name.
     """
     for name in reversed(names_of_generations(store)):
+        stop_point()
         try:
             yield read_manifest(store, name)
         except FileNotFoundError:
@@ -54,38 +56,71 @@ def read_generations(store: ObjectStore) -> tuple[list[StoredGeneration], dict[s
     return found, damaged
 
 
-def find_generation(store: ObjectStore, wanted: str) -> StoredGeneration:
+def find_generation(store: ObjectStore, wanted: str, volume: str | None) -> StoredGeneration:
     """One generation.
 
     Args:
         store: The repository's objects.
         wanted: Its name or the beginning of its id, its sequence number, or ``"latest"``.
+        volume: Of the volume of that name.
 
     Raises:
         NoSuchGenerationError: There is none, or more than one.
         DamagedRepositoryError: Its manifest is damaged.
     """
-    names = list(names_of_generations(store))
+    names = names_of_generations(store)
     if wanted == LATEST:
-        if not names:
-            raise NoSuchGenerationError(store.name, "it has no generation yet", wanted)
-        fit = [max(names)]  # a damaged one is no reason to take an older one unasked
-    else:
-        fit = [name for name in names if _is_meant(wanted, name)]
+        return _latest(store, names, volume)
+    fit = [name for name in names if _is_meant(wanted, name)]
     if not fit:
         reason = f"it has no generation {wanted!r}: 'thinmeta backup list' shows them"
         raise NoSuchGenerationError(store.name, reason, wanted)
     if len(fit) > 1:
         reason = f"{wanted} may be any of {', '.join(fit)}: say which"
         raise NoSuchGenerationError(store.name, reason, wanted)
+    found = _read(store, fit[0], wanted)
+    if volume is not None and found.volume != volume:
+        reason = f"{found.name} is of volume {found.volume!r}, and not of {volume!r}"
+        raise NoSuchGenerationError(store.name, reason, wanted)
+    return found
+
+
+def _latest(store: ObjectStore, names: list[str], volume: str | None) -> StoredGeneration:
+    """The newest generation of a volume; a damaged one is no reason to take an older unasked."""
+    newest: StoredGeneration | None = None
+    for name in reversed(names):
+        stop_point()
+        try:
+            each = _read(store, name, LATEST)
+        except DamagedRepositoryError:
+            if newest is None:
+                raise  # nobody knows of which volume it is
+            continue
+        except NoSuchGenerationError:
+            continue  # pruned meanwhile
+        if volume is None:
+            newest = newest or each
+            if each.volume != newest.volume:
+                both = " and ".join(one.volume or "one without a name" for one in (newest, each))
+                reason = f"the latest of which volume? There are {both}: --volume or a name says"
+                raise NoSuchGenerationError(store.name, reason, LATEST)
+        elif each.volume == volume:
+            return each
+    if newest is None:
+        of_it = "" if volume is None else f" of volume {volume!r}"
+        raise NoSuchGenerationError(store.name, f"it has no generation{of_it} yet", LATEST)
+    return newest
+
+
+def _read(store: ObjectStore, name: str, wanted: str) -> StoredGeneration:
     try:
-        return read_manifest(store, fit[0])
+        return read_manifest(store, name)
     except FileNotFoundError as error:
-        raise NoSuchGenerationError(store.name, f"{fit[0]} was just pruned", wanted) from error
+        raise NoSuchGenerationError(store.name, f"{name} was just pruned", wanted) from error
     except StreamError as error:
-        name = f"{GENERATIONS}{fit[0]}.json"
-        reason = f"{name}: {error}: nothing of this generation can be restored"
-        raise DamagedRepositoryError(store.name, reason, (name,)) from error
+        reason = f"{GENERATIONS}{name}.json: {error}: nothing of this generation can be restored"
+        damaged = (f"{GENERATIONS}{name}.json",)
+        raise DamagedRepositoryError(store.name, reason, damaged) from error
 
 
 def _is_meant(wanted: str, name: str) -> bool:

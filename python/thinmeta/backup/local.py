@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import FileIO
 from threading import Lock
 
@@ -22,13 +22,43 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["LocalStore"]
+__all__ = ["LocalStore", "reading_object"]
 
 _TEMPORARY = ".tmp"
 #: Volumes are nobody else's business, whatever the umask.
 _FILE_MODE = 0o600
 #: Threads that wait for the disk.
 SETTLING = 4
+
+
+#: What a disk or a filesystem says of one object, and not of all: it is damaged.
+_OF_ONE = frozenset(
+    (
+        errno.EIO,
+        errno.ELOOP,
+        errno.ENXIO,
+        errno.EISDIR,
+        errno.ENODATA,
+        errno.EUCLEAN,
+        errno.EILSEQ,
+        errno.EBADMSG,
+    )
+)
+
+
+@contextmanager
+def reading_object() -> Iterator[None]:
+    """Take an object that cannot be read for a damaged one.
+
+    Raises:
+        StreamError: The disk, or the filesystem, cannot give it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OF_ONE:
+            raise StreamError(f"it cannot be read: {error.strerror}") from error
+        raise
 
 
 class LocalStore:
@@ -111,7 +141,7 @@ class LocalStore:
 
     def get(self, name: str, limit_bytes: int) -> bytes:
         """The bytes of an object."""
-        with self._open(name) as file:
+        with reading_object(), self._open(name) as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit_bytes:
                 raise StreamError(f"it has {size} bytes, which cannot be")
@@ -121,11 +151,12 @@ class LocalStore:
         """Write the bytes of an object to a new file."""
         import shutil
 
-        shutil.copyfile(self._path(name), path)
+        with reading_object(), self._open(name) as file, open(path, "wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
 
     def get_range(self, name: str, begin: int, end: int) -> Buffer:
         """Some bytes of an object; fewer where it ends before."""
-        with self._open(name) as file:
+        with reading_object(), self._open(name) as file:
             # Nobody is promised that the object is so long.
             end = min(end, os.fstat(file.fileno()).st_size)
             data = bytearray(max(end - begin, 0))
@@ -145,13 +176,27 @@ class LocalStore:
             found = os.stat(self._path(name))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno in _OF_ONE:
+                return 0  # it is there; whoever reads it hears more
+            raise
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Names and bytes of the objects below ``prefix``."""
         for path, entry in self._files(self._path(prefix)):
-            with suppress(FileNotFoundError):  # deleted meanwhile
-                yield os.path.relpath(path, self._folder), entry.stat().st_size
+            name = os.path.relpath(path, self._folder)
+            try:
+                size = entry.stat().st_size
+            except FileNotFoundError:
+                if not entry.is_symlink():
+                    continue  # deleted meanwhile
+                size = 0
+            except OSError as error:
+                if error.errno not in _OF_ONE:
+                    raise
+                size = 0  # it is there; whoever reads it hears more
+            yield name, size
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects, as far as they are there."""

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from thinmeta.backup.manifest import MAX_DOCUMENT_BYTES, VERSION, decode, encode
+from thinmeta.backup.stopping import stop_point
 from thinmeta.errors import RepositoryBusyError, StreamError
 
 TYPE_CHECKING = False
@@ -114,6 +115,7 @@ def wait_for_deletion(store: ObjectStore, seconds: float, log: Any) -> None:
     deadline, pause = time.monotonic() + seconds, _POLL_SECONDS[0]
     said = False
     while True:
+        stop_point()
         others = [each for each in markers(store, CONDEMNED) if each.state != "dead"]
         if not others:
             return

@@ -19,6 +19,7 @@ from thinmeta import _core
 from thinmeta.backup.index import SPILL_PIECES, pack_object
 from thinmeta.backup.sealed import folder_of
 from thinmeta.backup.segments import HASH_BYTES, MAX_SEGMENT_BYTES, SEGMENTS, Segment
+from thinmeta.backup.stopping import stop_point
 from thinmeta.errors import StreamError
 
 TYPE_CHECKING = False
@@ -208,6 +209,8 @@ class Pipeline:
                     self._jobs.put_nowait(None)
 
     def _tell(self) -> None:
+        if self._failure is None:
+            stop_point()
         if self._progress is not None and self._failure is None:
             self._progress(min(self.read_bytes, self._total), self._total)
 

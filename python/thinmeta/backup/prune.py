@@ -44,6 +44,7 @@ from thinmeta.backup.markers import (
 from thinmeta.backup.pipeline import PACK_BYTES
 from thinmeta.backup.sealed import piece_key
 from thinmeta.backup.segments import SEGMENTS
+from thinmeta.backup.stopping import stop_point
 from thinmeta.backup.waste import Waste, find_waste
 from thinmeta.errors import (
     DamagedRepositoryError,
@@ -287,6 +288,7 @@ class Prune:
             clean |= waste.names[name]
         again = sorted((set(waste.sizes) & index.packs) - gone - clean - new.packs)
         for pack in again:
+            stop_point()
             name = pack_object(pack)
             new.blocks.record(read_table(store, name, waste.sizes[pack]))
             if new.blocks.fresh_pieces >= SPILL_PIECES:
@@ -312,6 +314,7 @@ class Prune:
         done = 0
         total = sum(waste.sizes[pack] for pack in waste.mostly_dead)
         for pack in sorted(waste.mostly_dead):
+            stop_point()
             name, size = pack_object(pack), waste.sizes[pack]
             try:
                 data = self._store.get(name, MAX_PACK_BYTES)
@@ -367,6 +370,7 @@ class Prune:
 
     def _delete_all(self, gate: str, names: list[str]) -> None:
         for begin in range(0, len(names), DELETE_AT_ONCE):
+            stop_point()
             if self._store.size(gate) is None:
                 raise RepositoryBusyError(
                     self._store.name,

@@ -13,6 +13,7 @@ from thinmeta.backup.create import Creation, Outlook
 from thinmeta.backup.listing import find_generation, newest_first, read_generations
 from thinmeta.backup.manifest import StoredGeneration
 from thinmeta.backup.objects import open_store
+from thinmeta.backup.sealed import folder_of
 from thinmeta.errors import DamagedRepositoryError, UsageError
 
 TYPE_CHECKING = False
@@ -118,21 +119,25 @@ class Repository:
         """
         return read_generations(self._store)[0]
 
-    def find(self, generation: str | int | StoredGeneration) -> StoredGeneration:
+    def find(
+        self, generation: str | int | StoredGeneration, *, volume: str | None = None
+    ) -> StoredGeneration:
         """One generation.
 
         Args:
             generation: Its name or the beginning of its id, its sequence number, or
                 ``"latest"``.
+            volume: Of the volume of that name. ``"latest"`` needs it where there are
+                generations of more than one.
 
         Raises:
-            NoSuchGenerationError: There is none, or more than one.
+            NoSuchGenerationError: There is none, or more than one that could be meant.
             DamagedRepositoryError: Its manifest is damaged.
         """
         if isinstance(generation, StoredGeneration):
             return generation
         try:
-            return find_generation(self._store, str(generation))
+            return find_generation(self._store, str(generation), volume)
         except DamagedRepositoryError as error:
             raise self._is_damaged(set(error.objects), error.reason) from error
 
@@ -242,6 +247,7 @@ class Repository:
         generation: str | int | StoredGeneration,
         target: str | os.PathLike[str],
         *,
+        volume: str | None = None,
         data: str | None = None,
         device_id: int | None = None,
         overwrite: bool = False,
@@ -254,6 +260,7 @@ class Repository:
             generation: As :meth:`find` takes it.
             target: A file, which becomes sparse and appears when all of it is there; a block
                 device, which is written in place; or the metadata of a pool that nobody uses.
+            volume: As :meth:`find` takes it.
             data: The data of that pool.
             device_id: Its thin device to restore into, which need not be there.
             overwrite: Replace what is there.
@@ -267,13 +274,15 @@ class Repository:
                 generations that can be restored.
             AlreadyFormattedError: Something is there.
             DeviceInUseError: Somebody uses the target.
+            UsageError: The target would be inside the repository.
             OSError: The target is full, or cannot be written.
         """
         from thinmeta.backup.locate import Lost
         from thinmeta.backup.restore import restore
         from thinmeta.backup.targets import open_target
 
-        stored = self.find(generation)
+        stored = self.find(generation, volume=volume)
+        self._refuse_inside(target)
         where = open_target(
             target, stored.size_bytes, overwrite=overwrite, data=data, device_id=device_id
         )
@@ -380,6 +389,14 @@ class Repository:
         if not dry_run:
             self._store.delete([each.name for each in gone])
         return gone
+
+    def _refuse_inside(self, target: str | os.PathLike[str]) -> None:
+        folder = folder_of(self._store)
+        if folder is None:
+            return
+        folder, path = os.path.realpath(folder), os.path.realpath(target)
+        if os.path.commonpath((folder, path)) == folder:
+            raise UsageError(f"{os.fspath(target)} is in the repository: restore to another place")
 
     def _is_damaged(self, objects: set[str], reason: str) -> DamagedRepositoryError:
         """What says which generations are whole."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from thinmeta.backup.locate import Lost, Reader, read_segment
 from thinmeta.backup.segments import Segment
+from thinmeta.backup.stopping import stop_point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _look_ahead(store: ObjectStore, reader: Reader, stored: StoredGeneration) ->
     """Find out what is missing before anything is overwritten."""
     sizes: dict[str, int | None] = {}
     for number, name, _ in stored.segments:
+        stop_point()
         segment = read_segment(store, stored, number, name)
         wanted = reader.locate(segment)
         if wanted.missing:
@@ -172,6 +174,7 @@ class _Writing:
     def _look(self) -> None:
         if self._failure is not None:
             raise self._failure
+        stop_point()
         if self._progress is not None:
             self._progress(min(self.written_bytes, self._total), self._total)
 

@@ -20,6 +20,7 @@ from thinmeta.backup.index import (
     pack_object,
     read_table,
 )
+from thinmeta.backup.local import reading_object
 from thinmeta.backup.locate import Lost, read_segment, readable_part
 from thinmeta.backup.manifest import (
     GENERATIONS,
@@ -30,6 +31,7 @@ from thinmeta.backup.manifest import (
 from thinmeta.backup.markers import CONDEMNED, markers
 from thinmeta.backup.sealed import piece_key
 from thinmeta.backup.segments import SEGMENTS
+from thinmeta.backup.stopping import stop_point
 from thinmeta.errors import StreamError
 
 TYPE_CHECKING = False
@@ -224,6 +226,7 @@ class _Verification:
     def _read_packs(self) -> None:
         total, done = sum(self._packs.values()), 0
         for pack, size in self._packs.items():
+            stop_point()
             name = pack_object(pack)
             try:
                 data = self._store.get(name, MAX_PACK_BYTES)
@@ -267,6 +270,7 @@ class _Verification:
     def _state(self, stored: StoredGeneration, index: IndexSet) -> GenerationState:
         state = GenerationState(stored.name)
         for number, name, _ in stored.segments:
+            stop_point()
             key = name, number, min(stored.size_bytes, (number + 1) * stored.segment_bytes)
             if key not in self._segments:
                 self._segments[key] = self._segment(stored, number, name, index)
@@ -343,7 +347,9 @@ class _Verification:
                 if path is None:
                     path = os.path.join(folder, "bookmark")
                     self._store.fetch(BOOKMARKS + name, path)
-                if file_digest(path, piece_key(self._store)) == name:
+                with reading_object():
+                    digest = file_digest(path, piece_key(self._store))
+                if digest == name:
                     return True
                 self._found(BOOKMARKS + name, "its BLAKE3 is another one")
             except FileNotFoundError:

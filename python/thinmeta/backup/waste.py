@@ -10,6 +10,7 @@ from thinmeta.backup.index import INDEX, PACKS, IndexSet, damaged_packs, pack_na
 from thinmeta.backup.locate import Lost, read_segment
 from thinmeta.backup.pipeline import PACK_BYTES
 from thinmeta.backup.segments import SEGMENTS
+from thinmeta.backup.stopping import stop_point
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,9 +74,16 @@ def find_waste(store: ObjectStore, cache: str, kept: list[StoredGeneration]) -> 
         # Marks are to be made on what is there and sound, and on nothing else.
         log.warning("%s: objects are damaged: every pack is looked into", store.name)
         index = _from_packs(store, cache, index, damaged)
-    waste = Waste(index, sizes=sizes, indexes_seen=seen)
-    waste.generations = {each.name for each in kept}
-    _mark(store, waste, kept)
+    try:
+        waste = _marked(store, index, kept)
+    except _NowhereError as error:
+        if index.packs.issuperset(sizes):
+            raise
+        # Packs that no index object names have it, perhaps: one that did is lost.
+        log.warning("%s: %s: every pack is looked into", store.name, ", ".join(error.objects))
+        waste = _marked(store, _from_packs(store, cache, index, damaged), kept)
+    waste.sizes, waste.indexes_seen = sizes, seen
+    index = waste.index
     waste.names = {name: set(packs_of_index(index.path(name))) for name in index.objects}
     _judge_packs(waste)
     return waste
@@ -92,7 +100,13 @@ def _from_packs(store: ObjectStore, cache: str, old: IndexSet, without: set[byte
     return index
 
 
-def _mark(store: ObjectStore, waste: Waste, kept: list[StoredGeneration]) -> None:
+class _NowhereError(Lost):
+    """Pieces are needed that are nowhere, as far as was looked."""
+
+
+def _marked(store: ObjectStore, index: IndexSet, kept: list[StoredGeneration]) -> Waste:
+    """Mark in an index what generations need."""
+    waste = Waste(index, generations={each.name for each in kept})
     marked: set[tuple[str, int, int]] = set()
     for stored in kept:
         if stored.bookmark is not None:
@@ -102,10 +116,12 @@ def _mark(store: ObjectStore, waste: Waste, kept: list[StoredGeneration]) -> Non
             if key in marked:
                 continue
             marked.add(key)
+            stop_point()
             waste.needed.add(SEGMENTS + name)
             segment = read_segment(store, stored, number, name)
             if waste.index.blocks.mark(segment.hashes):
-                raise Lost([(number * stored.segment_bytes, 0)], {SEGMENTS + name})
+                raise _NowhereError([(number * stored.segment_bytes, 0)], {SEGMENTS + name})
+    return waste
 
 
 def _judge_packs(waste: Waste) -> None:

@@ -19,7 +19,7 @@ ID it is thin device ID of the pool whose metadata is META and whose data is DAT
 nobody may be using; it is made if it is not there.
 
 GENERATION is the name, the number or the first digits of the id that 'thinmeta backup list'
-shows, or "latest".
+shows, or "latest"; with more than one volume in REPO, --volume says of which.
 
 Every piece is compared with its BLAKE3 before it is written. A file appears when all of it
 is there, and a volume of a pool is what it was until then; a block device is written in
@@ -27,6 +27,7 @@ place, but only after it was seen that nothing is missing. Zeros are holes in a 
 
 Options
       --data DATA    the data of the pool
+      --volume NAME  of this volume
       --overwrite    replace what is in TARGET
       --key-file FILE, --key-command COMMAND
                      the key of an encrypted repository: in FILE, or printed by COMMAND
@@ -39,7 +40,11 @@ Examples
   thinmeta backup restore s3://backups/web 12 /dev/vg/web --overwrite
 """
 
-OPTIONS = (Option("data", takes="a word"), Option("overwrite"))
+OPTIONS = (
+    Option("data", takes="a word"),
+    Option("volume", takes="a word"),
+    Option("overwrite"),
+)
 
 
 def run_restore(arguments: list[str]) -> int:
@@ -68,6 +73,7 @@ def run_restore(arguments: list[str]) -> int:
                 report = repository.restore(
                     parsed.words[1],
                     parsed.words[2],
+                    volume=parsed.value("volume"),
                     data=data,
                     device_id=device_id,
                     overwrite=parsed.has("overwrite"),
