@@ -16,6 +16,7 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from thinmeta.backup.aio import AsyncRepository
     from thinmeta.backup.create import Outlook
     from thinmeta.backup.manifest import StoredGeneration
     from thinmeta.backup.markers import Marker
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from thinmeta.backup.verify import Finding, GenerationState, VerifyReport
 
 __all__ = [
+    "AsyncRepository",
     "Finding",
     "GenerationState",
     "Marker",
@@ -40,6 +42,7 @@ __all__ = [
 
 if not TYPE_CHECKING:  # a checker must still refuse names that are not there
     _HOMES = {
+        "aio": "AsyncRepository",
         "create": "Outlook",
         "manifest": "StoredGeneration",
         "markers": "Marker",
