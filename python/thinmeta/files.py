@@ -1,7 +1,10 @@
 """Files that are either whole or not there.
 
-A result goes to a temporary name beside its final one, is flushed to the disk, and
-only then takes the final name. Whatever ends the work early removes it again.
+A result goes to a file without a name in the folder of its final one, is flushed to the
+disk, and only then takes that name. Whatever ends the work early, a power cut or a signal that
+nobody can catch included, leaves nothing behind. Where a filesystem has no files without
+names (NFS, FUSE), it has a temporary one, which whatever ends the work early removes again, as
+far as it can.
 """
 
 from __future__ import annotations
@@ -62,7 +65,9 @@ class OutputFile:
         self._needs_bytes = needs_bytes
         self._name = path if name is None else name
         self._descriptor = -1
+        #: The name that is replaced by the final one; the file may not have it yet.
         self._temporary = ""
+        self._has_name = False
         self._final = path
 
     def __enter__(self) -> int:
@@ -143,11 +148,13 @@ class OutputFile:
         folder, name = os.path.split(self._final)
         # 200 bytes leave room for the rest in a name of at most 255.
         short = os.fsdecode(os.fsencode(name)[:200])
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        temporary = os.path.join(folder, f".{short}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-        self._temporary = temporary
+        self._temporary = os.path.join(folder, f".{short}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         try:
-            self._descriptor = os.open(temporary, flags, 0o666)
+            self._descriptor = _open_without_name(folder)
+            self._has_name = self._descriptor < 0
+            if self._has_name:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._descriptor = os.open(self._temporary, flags, 0o666)
         except OSError as error:
             self._temporary = ""
             error.filename = self._name  # what the user calls it
@@ -164,6 +171,8 @@ class OutputFile:
                 raise
         if not self._temporary:
             return
+        if not self._has_name:
+            _give_name(self._descriptor, self._temporary)
         os.replace(self._temporary, self._final)
         self._temporary = ""
         folder = os.open(os.path.dirname(self._final), os.O_RDONLY | os.O_DIRECTORY)
@@ -171,6 +180,35 @@ class OutputFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _open_without_name(folder: str) -> int:
+    """A new file that no folder has; -1 where there is no such thing."""
+    try:
+        descriptor = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        # EISDIR is what a kernel or a filesystem says that does not know the flag.
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS):
+            return -1
+        raise
+    if not os.path.exists(f"/proc/self/fd/{descriptor}"):
+        os.close(descriptor)
+        return -1  # and so it could not be given a name later
+    return descriptor
+
+
+def _give_name(descriptor: int, path: str) -> None:
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # With a folder's descriptor it is linkat, which follows what /proc has.
+        os.link(
+            f"/proc/self/fd/{descriptor}",
+            os.path.basename(path),
+            dst_dir_fd=folder,
+            follow_symlinks=True,
+        )
+    finally:
+        os.close(folder)
 
 
 def name_output(error: OSError, name: str) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import termios
 import threading
 import time
@@ -22,6 +23,29 @@ from thinmeta.errors import UsageError
 from thinmeta.files import OutputFile
 
 HUGE = "--size=4T"  # hashing the zeros of this takes far longer than any test
+
+
+@pytest.fixture(autouse=True, params=["no name", "a temporary name"])
+def kind_of_file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Files without names, and what is done where there are none."""
+    kind: str = request.param
+    if kind == "a temporary name":
+        monkeypatch.setattr("thinmeta.files._open_without_name", lambda folder: -1)
+    return kind
+
+
+def test_whoever_is_killed_leaves_nothing(tmp_path: Path, kind_of_file: str) -> None:
+    if kind_of_file != "no name":
+        return  # nothing could be promised
+    (tmp_path / "out").write_bytes(b"old")
+    program = (
+        "import os, signal, sys; from thinmeta.files import OutputFile\n"
+        "with OutputFile(sys.argv[1]) as descriptor:\n"
+        "    os.write(descriptor, b'half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program, tmp_path / "out"], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("out", b"old")]
 
 
 def write(path: Path, content: bytes = b"new", inputs: tuple[str, ...] = ()) -> None:
