@@ -10,12 +10,15 @@ What is read, and what may be left out, is decided here and nowhere else:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from thinmeta.bookmark import Bookmark
 from thinmeta.errors import UsageError, WrongBaseError
 from thinmeta.identity import Identity
 from thinmeta.types import SECTOR_BYTES
+
+log = logging.getLogger("thinmeta.source")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -185,9 +188,24 @@ class ImageGeneration:
                 external_origin=external_origin is not None and not flatten,
                 pool_uuid=pool_uuid,
             )
+            if size_bytes is not None:
+                self._tell_of_more(size_bytes)
         except BaseException:
             self._volume.close()
             raise
+
+    def _tell_of_more(self, size_bytes: int) -> None:
+        """Warn if blocks are mapped past the size: it may be a wrong one."""
+        with self._device.open() as volume:
+            more = volume.size_bytes - size_bytes
+        if more >= self._pool.superblock.data_block_size_bytes:
+            log.warning(
+                "device %d has blocks up to %d bytes past its size of %d, which are left out: it "
+                "was shrunk, or the size is wrong",
+                self._device.id,
+                more,
+                size_bytes,
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -275,3 +275,14 @@ def test_a_generation_is_restored_into_a_volume_of_a_pool(tmp_path: Path) -> Non
             with pool.devices[device_id].open(size_bytes=size) as volume:
                 assert volume.readall() == expected
     assert thinmeta.check(metadata).is_clean
+
+
+def test_blocks_past_the_size_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with World(tmp_path, 12, mib=4) as world:
+        world.write(world.size - 10, b"at the end")
+        world.resize(world.size - world.block + 1)  # its last block has a part in it
+        with world.open(world.snapshot()):
+            assert not caplog.records
+        world.resize(2 << 20)
+        with world.open(world.snapshot()):
+            assert f"blocks up to {2 << 20} bytes past its size of {2 << 20}" in caplog.text
