@@ -1,6 +1,7 @@
 """The installed ``thinmeta`` program, run as a user runs it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,19 @@ class ThinmetaCommand:
         return subprocess.run(
             self.argv(*args), capture_output=True, text=True, timeout=120, check=False
         )
+
+
+def is_writing(pid: int, folder: Path) -> bool:
+    """Whether a process has a file of that folder open for writing, with a name or without."""
+    try:
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            place, info = os.readlink(each), (each.parent.parent / "fdinfo" / each.name).read_text()
+            flags = int(info.partition("flags:")[2].split()[0], 8)
+            if place.startswith(f"{folder}/") and flags & (os.O_WRONLY | os.O_RDWR):
+                return True
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # closed meanwhile
+    return False
 
 
 def as_json(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:

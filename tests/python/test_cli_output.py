@@ -16,7 +16,7 @@ from typing import IO
 
 import pytest
 
-from command import ThinmetaCommand
+from command import ThinmetaCommand, is_writing
 from corpus import Corpus
 from loops import loop_device
 from thinmeta.errors import UsageError
@@ -294,11 +294,14 @@ def test_an_interrupt_ends_a_long_call_and_leaves_nothing(
     out = tmp_path / "out.img"
     words = command.argv("extract", image.meta, image.data, 0, "-o", out, HUGE)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        wait_for(lambda: any(tmp_path.iterdir()))
-        sent = time.monotonic()
-        run.send_signal(number)
-        assert run.wait(30) == status
-        assert time.monotonic() - sent < 5  # a second, on a machine that is not busy
+        try:
+            wait_for(lambda: is_writing(run.pid, tmp_path))
+            sent = time.monotonic()
+            run.send_signal(number)
+            assert run.wait(30) == status
+            assert time.monotonic() - sent < 5  # a second, on a machine that is not busy
+        finally:
+            run.kill()
         assert run.stderr is not None
         assert run.stderr.read().count(b"\n") == 1
     assert not any(tmp_path.iterdir())

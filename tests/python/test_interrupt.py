@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import thinmeta
-from command import ThinmetaCommand
+from command import ThinmetaCommand, is_writing
 from corpus import Corpus, Image
 from ondisk import BLOCK, patched, seal, tree, u64
 
@@ -118,9 +118,9 @@ def test_ctrl_c_ends_an_extract_within_a_second(
 
 
 def wait_for_a_file(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Until the command has begun to write, which it does under a temporary name."""
+    """Until the command has begun to write, which it does to a file without a name."""
     deadline = time.monotonic() + 60
-    while not any(folder.iterdir()):
+    while not is_writing(process.pid, folder):
         assert process.poll() is None, "ended before anything was written"
         assert time.monotonic() < deadline
         os.sched_yield()
