@@ -14,6 +14,7 @@ from kernel.disks import Disks
 from kernel.live import BLOCK_BYTES, LivePool
 from thinmeta.backup import Repository
 from thinmeta.live.generation import LiveGeneration
+from thinmeta.live.look import LiveLook
 
 BLOCKS = 48
 SIZE = BLOCKS * BLOCK_BYTES
@@ -104,3 +105,55 @@ def test_each_of_ten_generations_is_restored_as_the_kernel_read_it(
     for name in names[-3:]:
         repository.restore(name, folders / name)
         assert sha256((folders / name).read_bytes()).hexdigest() == expected[name]
+
+
+def test_what_would_be_read_is_told_without_a_change_to_the_pool(
+    pool: LivePool, folders: Path
+) -> None:
+    chance = random.Random(3)
+    user = User(pool, chance)
+    live = thinmeta.live_pool(pool.device.name)
+    repository = Repository.init(folders / "repository")
+
+    def devices() -> set[int]:
+        with live.metadata_snapshot(data=False) as metadata:
+            return set(metadata.devices)
+
+    def back_up() -> tuple[int, str | None]:
+        with LiveGeneration(live, 1, purpose=repository.id) as generation:
+            made = repository.create(generation, volume="v")
+            generation.keep()
+        return made.read_bytes, made.base
+
+    for number in range(3):
+        user.work()
+        user.volume.write(0, chance.randbytes(BLOCK_BYTES))
+        before, kept = devices(), live.kept()
+        with LiveLook(live, 1, purpose=repository.id) as look:
+            looked = repository.outlook(look, volume="v")
+        assert devices() == before and live.kept() == kept
+        assert [each.device_id for each in live.volumes()] == [1]
+        assert looked.size_bytes == SIZE
+        assert (looked.read_bytes, looked.base) == back_up()
+        assert (looked.base is None) == (number == 0)
+
+
+def test_the_kept_snapshot_proves_it_where_the_bookmark_is_lost(
+    pool: LivePool, folders: Path
+) -> None:
+    user = User(pool, random.Random(4))
+    user.volume.write(0, os.urandom(10 * BLOCK_BYTES))
+    live = thinmeta.live_pool(pool.device.name)
+    repository = Repository.init(folders / "repository")
+    for lost in (False, True, True):
+        user.volume.write(BLOCK_BYTES, os.urandom(BLOCK_BYTES))
+        with LiveGeneration(live, 1, purpose=repository.id) as generation:
+            made = repository.create(generation, volume="v", pool="p")
+            generation.keep()
+        assert made.identity.device_id == 1
+        if lost:
+            assert made.base is not None and made.read_bytes == BLOCK_BYTES
+        for each in (folders / "repository" / "bookmarks").iterdir():
+            each.unlink()
+        repository.restore(made, folders / "copy", overwrite=True)
+        assert (folders / "copy").read_bytes() == user.content()

@@ -1,6 +1,8 @@
 """States of live volumes that stand still while somebody writes the volume."""
 
+import json
 import os
+import random
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +15,18 @@ from kernel import blockdev, quick_dmsetup
 from kernel.disks import Disks
 from kernel.live import BLOCK_BYTES, LivePool
 from kernel.world import pattern
-from thinmeta.errors import LivePoolError, NoSuchDeviceError, UsageError, WrongBaseError
+from thinmeta.cli import main
+from thinmeta.errors import (
+    DeviceInUseError,
+    LivePoolError,
+    NoSuchDeviceError,
+    UsageError,
+    WrongBaseError,
+)
 from thinmeta.live.generation import LiveGeneration
+from thinmeta.live.look import LiveLook
 from thinmeta.live.own import Books, OwnSnapshot
+from thinmeta.stream.token import Token
 
 BLOCKS = 32
 SIZE = BLOCKS * BLOCK_BYTES
@@ -140,7 +151,7 @@ def test_a_device_of_somebody_else_with_the_noted_number_is_left_alone(pool: Liv
     pool.create_thin(7)
     pool.activate(7, blocks=BLOCKS).write(0, pattern("theirs", BLOCK_BYTES))
     with LiveGeneration(live, 1) as generation:
-        assert generation.identity.device_id >= 2**23
+        assert generation.snapshot_id >= 2**23
     assert device_ids(live) == [1, 7]
 
 
@@ -149,7 +160,7 @@ def test_a_base_that_was_written_to_or_is_gone_is_none(pool: LivePool) -> None:
     volume.write(0, pattern("it", 4 * BLOCK_BYTES))
     live = thinmeta.live_pool(pool.device.name)
     with LiveGeneration(live, 1) as generation:
-        kept = generation.identity.device_id
+        kept = generation.snapshot_id
         generation.keep()
     pool.activate(kept, blocks=BLOCKS).write(0, pattern("spoilt", BLOCK_BYTES))
     with LiveGeneration(live, 1) as generation:
@@ -175,3 +186,96 @@ def test_one_at_a_time_and_never_of_what_is_not_there(pool: LivePool) -> None:
         with LiveGeneration(live, 1, purpose="another", size_bytes=SIZE):
             assert len(device_ids(live)) == 3
     assert device_ids(live) == [1]
+
+
+def test_what_is_kept_is_listed_and_forgotten(pool: LivePool) -> None:
+    volume = pool.activate(1, blocks=BLOCKS)
+    volume.write(0, pattern("it", 4 * BLOCK_BYTES))
+    pool.create_snapshot(7, origin_id=1)
+    live = thinmeta.live_pool(pool.device.name)
+    with LiveGeneration(live, 1) as generation:
+        kept = generation.snapshot_id
+        generation.keep()
+    child = os.fork()
+    if child == 0:
+        with LiveGeneration(live, 1, purpose="other"):
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    (other, first) = live.kept()
+    assert (first.device_id, first.role, first.presence) == (kept, "kept", "there")
+    assert (other.role, other.presence, other.in_use) == ("left", "there", False)
+    assert first.size_bytes == SIZE
+    with LiveGeneration(live, 1) as generation:
+        with pytest.raises(DeviceInUseError, match="a process of thinmeta"):
+            live.forget([kept])
+        # Of the other purpose nobody makes use, though its snapshot is still active.
+        report = live.forget("all")
+        assert [each.device_id for each in report.removed] == [other.device_id]
+        assert {each.snapshot.device_id for each in report.left} == {kept, generation.snapshot_id}
+        base = generation.kept_base
+        assert base is not None and not generation.changes(base).data
+    with pytest.raises(LivePoolError, match="is not touched"):
+        live.forget([7])
+    assert device_ids(live) == [1, 7, kept]
+    assert [each.device_id for each in live.forget("all").removed] == [kept]
+    assert device_ids(live) == [1, 7]
+    assert live.kept() == []
+    assert [each.device_id for each in live.volumes()] == [1]
+    assert live.status().held_root is None
+
+
+def test_a_look_tells_what_a_generation_would_and_changes_nothing(pool: LivePool) -> None:
+    chance = random.Random(11)
+    volume = pool.activate(1, blocks=BLOCKS)
+    volume.write(0, pattern("it", 20 * BLOCK_BYTES))
+    live = thinmeta.live_pool(pool.device.name)
+    for step in range(6):
+        ids, volumes = device_ids(live), live.volumes()
+        with LiveLook(live, 1) as look:
+            base = look.kept_base
+            told = look.changes(base), look.changes(None)
+            digest = look.identity.digest
+        assert (device_ids(live), live.volumes()) == (ids, volumes)
+        assert live.status().held_root is None
+        with LiveGeneration(live, 1) as generation:
+            base = generation.kept_base
+            assert (base is None) == (step == 0)
+            for saw, real in zip(
+                told, (generation.changes(base), generation.changes(None)), strict=True
+            ):
+                assert (list(saw.data), list(saw.zero)) == (list(real.data), list(real.zero))
+            assert (look.identity.device_id, generation.identity.device_id) == (1, 1)
+            assert digest == generation.identity.digest
+            generation.keep()
+        for _ in range(3):
+            begin = chance.randrange(BLOCKS - 4)
+            if chance.random() < 0.3:
+                volume.discard(begin, begin + 3)
+            else:
+                volume.write(begin * BLOCK_BYTES, chance.randbytes(2 * BLOCK_BYTES))
+    assert len(device_ids(live)) == 2
+
+
+def test_a_dry_run_leaves_what_a_cut_stream_was_read_from(
+    pool: LivePool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    volume = pool.activate(1, blocks=BLOCKS)
+    volume.write(0, pattern("it", 4 * BLOCK_BYTES))
+    live = thinmeta.live_pool(pool.device.name)
+    with LiveGeneration(live, 1) as generation:
+        left, identity = generation.snapshot_id, generation.identity
+        generation.leave_behind()
+    volume.write(8 * BLOCK_BYTES, pattern("later", BLOCK_BYTES))
+    before = device_ids(live)
+    assert before == [1, left]
+    token = str(Token.of(identity, None, BLOCK_BYTES))
+    words = ["send", live.name, "1", "--resume", token, "--dry-run", "--json"]
+    assert main(words) == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert (shown["identity"]["digest"], shown["identity"]["device_id"]) == (identity.digest, 1)
+    assert shown["changed_bytes"] == 4 * BLOCK_BYTES
+    assert main(["send", live.name, "1", "--dry-run", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["changed_bytes"] == 5 * BLOCK_BYTES
+    assert device_ids(live) == before
+    (own,) = live.kept()
+    assert (own.device_id, own.role, own.presence) == (left, "left", "there")

@@ -14,7 +14,7 @@ from kernel import blockdev
 from kernel.blockdev import KernelLog
 from kernel.lvm import VolumeGroup, run
 from kernel.world import pattern
-from thinmeta import LivePool, LivePoolError, ManagedByLvmError
+from thinmeta import DeviceInUseError, LivePool, LivePoolError, ManagedByLvmError
 from thinmeta.live.generation import LiveGeneration
 
 BLOCK_BYTES = 65536
@@ -239,3 +239,16 @@ def test_a_generation_is_read_from_a_snapshot_in_lvm_s_books(
         assert not third.changes(third.kept_base).data
     assert set(group.thin_ids()) == {*users, kept}
     assert [volume.name for volume in live.volumes()] == ["vg--1-vm--100"]
+    (shown,) = live.kept()
+    assert (shown.lvm_name, shown.device_id) == (kept, group.thin_ids()[kept])
+    assert (shown.volume_name, shown.role, shown.presence) == ("vm-100", "kept", "there")
+    with pytest.raises(LivePoolError, match="is not touched"):
+        live.forget(["snap-1"])
+    assert live.lvm is not None
+    live.lvm.activate(kept)
+    with open(f"/dev/mapper/vg--1-{kept.replace('-', '--')}", "rb"):
+        with pytest.raises(DeviceInUseError, match="somebody has opened"):
+            live.forget([kept])
+    assert [each.lvm_name for each in live.forget("all").removed] == [kept]
+    assert set(group.thin_ids()) == users
+    assert live.kept() == []

@@ -60,7 +60,8 @@ Options
                          otherwise, as what proves later what is unchanged, until the next
                          backup; the bookmark does that without taking up space in the pool.
       --wait SECONDS     how long to wait for a prune that deletes; 60 if it is not given
-  -n, --dry-run          say what would be read, and do nothing
+  -n, --dry-run          say what would be read, and do nothing; a live pool is looked at as of
+                         its last commit
       --key-file FILE, --key-command COMMAND
                          the key of an encrypted repository: in FILE, or printed by COMMAND
       --json             print events, a line of JSON each
@@ -114,6 +115,7 @@ def run_create(arguments: list[str]) -> int:
             external_origin=parsed.value("external-origin"),
             flatten=parsed.has("flatten"),
             purpose=repository.id,
+            look=parsed.has("dry-run"),
         ) as generation:
             options: dict[str, Any] = {
                 "volume": parsed.value("volume") or generation.volume_name,

@@ -28,6 +28,7 @@ def open_generation(
     flatten: bool = False,
     purpose: str | None = None,
     wanted: str = "",
+    look: bool = False,
 ) -> Iterator[Generation]:
     """Open a state that stands still.
 
@@ -42,6 +43,8 @@ def open_generation(
         purpose: What a snapshot that is made of a live volume is for; the command, if it is
             not said.
         wanted: The digest of the state that a stream was cut of.
+        look: Only to find out what has changed: of a live volume no snapshot is made, and
+            it cannot be read.
 
     Raises:
         UsageError: Words that do not fit together.
@@ -62,10 +65,12 @@ def open_generation(
                 f"{command}: --external-origin: a live volume has its own, which is known"
             )
         from thinmeta.live.generation import LiveGeneration
+        from thinmeta.live.look import LiveLook
 
-        with LiveGeneration(
+        with (LiveLook if look else LiveGeneration)(
             source.live,
-            source.device_number(volume, "ID"),
+            # As the user calls it, so that messages can.
+            device_number(volume, "ID") if volume.isdigit() else volume,
             purpose=purpose or command,
             size_bytes=size_bytes,
             flatten=flatten,

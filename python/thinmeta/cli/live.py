@@ -15,6 +15,8 @@ Usage: thinmeta live status [--json] POOL
        thinmeta live snapshot [--suspend NAME] [--force] [-n] [--json] POOL NEW ORIGIN
        thinmeta live reserve [-n] [--json] POOL
        thinmeta live release [--stale] [-n] [--json] POOL
+       thinmeta live kept [--json] POOL
+       thinmeta live forget [--all] [-n] [--json] POOL [ID]...
 
 Asks and tells a pool that the kernel has active, through the program dmsetup. POOL is
 what device-mapper calls it, a device node of it, or VG/POOL for a pool of LVM. The
@@ -28,6 +30,11 @@ and reserve and release the metadata snapshot themselves.
   reserve   make the pool hold a metadata snapshot until it is released, whoever reads it
             meanwhile. While it is held, nothing that it refers to becomes free.
   release   release that one. One that another tool holds is not touched.
+  kept      list the snapshots of volumes that 'send', 'replicate' and 'backup create'
+            keep as the bases of their next runs, or have left behind: for which volume
+            and purpose, since when, and whether they are still there
+  forget    remove those with an ID, their number or LVM's name, and nothing else. The
+            next run for their purpose has no base then, and reads the whole volume.
 
 Options
       --suspend NAME     suspend the active volume NAME while the snapshot is made
@@ -35,6 +42,7 @@ Options
                          not know of it
       --stale            release only what a process that was killed has left behind; it
                          is no error if there is nothing
+      --all              forget all that no process uses
   -n, --dry-run          say what would be done, and do nothing
       --json             print JSON
   -h, --help             print this
@@ -44,17 +52,27 @@ Examples
   thinmeta live snapshot pool 7 1 --suspend home
   thinmeta live snapshot vg/pool home-monday home
   thinmeta live release --stale vg/pool
+  thinmeta live kept vg/pool
 """
 
 #: All of them, for those who look at what the page says.
-OPTIONS = (Option("suspend", takes="a word"), Option("force"), Option("stale"))
+OPTIONS = (
+    Option("suspend", takes="a word"),
+    Option("force"),
+    Option("stale"),
+    Option("all"),
+)
 
 _COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "status": (("POOL",), ()),
     "snapshot": (("POOL", "NEW", "ORIGIN"), ("suspend", "force")),
     "reserve": (("POOL",), ()),
     "release": (("POOL",), ("stale",)),
+    "kept": (("POOL",), ()),
+    "forget": (("POOL",), ("all",)),
 }
+#: What changes nothing, and needs no dry run.
+_LOOKING = ("status", "kept")
 
 
 def run(arguments: list[str]) -> int:
@@ -70,9 +88,11 @@ def run(arguments: list[str]) -> int:
             f"live: {what or 'a word is missing'}: {names}; see 'thinmeta live --help'"
         )
     words, options = _COMMANDS[command]
-    common = CHANGING if command != "status" else CHANGING[:-1]
+    common = CHANGING[:-1] if command in _LOOKING else CHANGING
     own = [option for option in OPTIONS if option.long in options]
-    parsed = parse(f"live {command}", arguments[1:], own, words, common=common)
+    more = len(arguments) if command == "forget" else 0
+    words = (*words, *("ID",) * more)
+    parsed = parse(f"live {command}", arguments[1:], own, words, common=common, optional=more)
     if parsed.has("help"):
         write_text(HELP)
         return 0
@@ -88,9 +108,11 @@ def _do(command: str, parsed: Parsed) -> int:
         from thinmeta.cli.live_status import show
 
         return show(parsed)
-    from thinmeta.cli import live_change
+    from thinmeta.cli import live_change, live_kept
 
     change = {
+        "kept": live_kept.kept,
+        "forget": live_kept.forget,
         "snapshot": live_change.snapshot,
         "reserve": live_change.reserve,
         "release": live_change.release,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from thinmeta.bookmark import Bookmark
     from thinmeta.cli.options import Parsed
+    from thinmeta.identity import Identity
     from thinmeta.source import Changes, Generation
     from thinmeta.stream.sender import SendReport
 
@@ -68,8 +69,8 @@ Options
                          not need it
       --level N          of zstd, -7 to 22; 1 if it is not given
   -o, --output FILE      write to FILE, which appears when it is whole
-  -n, --dry-run          say how much would be sent, and send nothing; of a live pool a
-                         snapshot is made for it, and removed
+  -n, --dry-run          say how much would be sent, and send nothing. In a live pool
+                         nothing is changed: it is told as of the pool's last commit
       --json             print what was sent as JSON, to stderr where the stream goes to
                          stdout
   -h, --help             print this
@@ -127,6 +128,7 @@ def run(arguments: list[str]) -> int:
         flatten=parsed.has("flatten"),
         purpose=f"send {parsed.value('purpose')}" if parsed.has("purpose") else "send",
         wanted=_wanted(parsed),
+        look=dry_run,
     ) as generation:
         _check_bookmark(parsed, generation, out)
         base = _kept(generation) if isinstance(said, str) else said
@@ -135,6 +137,7 @@ def run(arguments: list[str]) -> int:
 
             _print_plan(parsed, generation, plan(generation, base))
             return 0
+        volume = generation.volume_name
         sink = _Stdout() if out is None else None
         try:
             report = _send(parsed, generation, base, level, sink)
@@ -147,7 +150,7 @@ def run(arguments: list[str]) -> int:
         bookmark = parsed.value("save-bookmark")
         if bookmark is not None:
             generation.save_bookmark(bookmark)
-    _print_report(parsed, report)
+    _print_report(parsed, report, volume)
     return 0
 
 
@@ -296,8 +299,9 @@ def _print_plan(parsed: Parsed, generation: Generation, changes: Changes) -> Non
         return
     what = "the whole volume" if base is None else f"changes since {base.describe()}"
     unmapped = "not mapped" if base is None else "unmapped since"
+    name = _named(generation.volume_name, identity)
     write_text(
-        f"{identity.describe()}, {human_bytes(identity.size_bytes)}: {what}\n"
+        f"{name}, {human_bytes(identity.size_bytes)}: {what}\n"
         f"  {changes.data_bytes} bytes to read and send ({human_bytes(changes.data_bytes)}, "
         f"{count(len(changes.data), 'range')})\n"
         f"  {changes.zero_bytes} bytes {unmapped} ({human_bytes(changes.zero_bytes)}, "
@@ -305,7 +309,12 @@ def _print_plan(parsed: Parsed, generation: Generation, changes: Changes) -> Non
     )
 
 
-def _print_report(parsed: Parsed, report: SendReport) -> None:
+def _named(volume: str, identity: Identity) -> str:
+    """A state as people know it; images do not say what a volume is called."""
+    return f"{volume}, {identity.describe()}" if volume else identity.describe()
+
+
+def _print_report(parsed: Parsed, report: SendReport, volume: str) -> None:
     identity, base = report.identity, report.base
     # Where the stream goes to stdout, nothing else may.
     write = write_error if parsed.value("output") is None else write_text
@@ -331,6 +340,6 @@ def _print_report(parsed: Parsed, report: SendReport) -> None:
         )
     since = "" if base is None else f" since {base.describe()}"
     write(
-        f"sent {identity.describe()}{since}: {human_bytes(report.data_bytes)} read, "
+        f"sent {_named(volume, identity)}{since}: {human_bytes(report.data_bytes)} read, "
         f"{human_bytes(report.stream_bytes)} of stream\n"
     )

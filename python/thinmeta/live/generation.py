@@ -11,13 +11,12 @@ import os
 from dataclasses import replace
 
 from thinmeta.bookmark import Bookmark, check_place
-from thinmeta.errors import NoSuchDeviceError, UsageError, WrongBaseError
-from thinmeta.identity import Identity
-from thinmeta.live.fresh import FreshMetadata
-from thinmeta.live.making import SnapshotMaker
+from thinmeta.errors import LivePoolError, NoSuchDeviceError, UsageError, WrongBaseError
+from thinmeta.live.making import SnapshotMaker, volume_words
+from thinmeta.live.mapped import VolumeMappings, with_origin
 from thinmeta.live.own import Books
 from thinmeta.live.programs import finish
-from thinmeta.source import Changes, Ranges, identity_of_bookmark
+from thinmeta.source import Changes, identity_of_bookmark
 from thinmeta.types import SECTOR_BYTES
 
 TYPE_CHECKING = False
@@ -52,7 +51,7 @@ class LiveGeneration:
             left behind is read, and no new one made.
 
     Attributes:
-        identity: Who the snapshot is.
+        identity: Who the state is, with the number of the volume and not of the snapshot.
         volume_name: What LVM or device-mapper calls the volume; empty where it is not active.
     """
 
@@ -70,8 +69,11 @@ class LiveGeneration:
         self._live, self._flatten = live, flatten
         self._held, self._wanted = held, wanted
         self._origin_id = live.device_id_of(volume) if isinstance(volume, str) else volume
-        self._books = Books(live.name, live.identity, self._origin_id, purpose)
-        self._maker = SnapshotMaker(live, self._origin_id, self._books, size_bytes=size_bytes)
+        self._words = volume_words(self._origin_id, volume if isinstance(volume, str) else "")
+        self._books = Books(live.name, live.identity, self._origin_id, purpose, volume=self._words)
+        self._maker = SnapshotMaker(
+            live, self._origin_id, self._books, size_bytes=size_bytes, words=self._words
+        )
         self._descriptor = -1
         self._saved: Bookmark | None = None
         self._scratch = ""
@@ -83,6 +85,7 @@ class LiveGeneration:
         self._books.__enter__()
         try:
             self._scratch = tempfile.mkdtemp(prefix="thinmeta-")
+            self._mappings = VolumeMappings(self._live, self._origin_id, self._scratch)
             finish(lambda: self._maker.begin(held=self._held, wanted=self._wanted))
             self._read_mappings()
         except BaseException as failure:
@@ -119,14 +122,12 @@ class LiveGeneration:
     @property
     def kept_base(self) -> Bookmark | None:
         """The snapshot that was kept, if it is still what it was; as a bookmark."""
-        base = self._books.base
-        if base is None or self._keeps:
-            return None
-        try:
-            found = self._bookmark_of(base.device_id, size_bytes=base.size_bytes or None)
-        except (NoSuchDeviceError, UsageError):  # deleted, or written to
-            return None
-        return found if found.digest.hex() == base.digest else None
+        return None if self._keeps else self._mappings.kept(self._books.page)
+
+    @property
+    def snapshot_id(self) -> int:
+        """Number of the snapshot that is read."""
+        return self._maker.volume.device_id
 
     def _leave(self, failure: BaseException | None) -> None:
         import shutil
@@ -142,39 +143,31 @@ class LiveGeneration:
         except Exception as error:
             if failure is None:
                 raise
-            failure.add_note(f"what is left of the snapshot is removed by the next run: {error}")
+            left = f"what is left of the snapshot of {self._words}"
+            failure.add_note(f"{left} is removed by the next run: {error}")
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._books.__exit__(None, None, None)
-
-    def _name_of_volume(self) -> str:
-        lvm = self._live.lvm
-        if lvm is not None:
-            found = (each.name for each in lvm.volumes() if each.device_id == self._origin_id)
-            return next(found, "")
-        active = self._live.find_volume(self._origin_id)
-        return "" if active is None else active.name
 
     def _read_mappings(self) -> None:
         making, volume = self._books.making, self._maker.volume
         assert making is not None
         size = volume.size_sectors * SECTOR_BYTES
-        saved = self._saved = self._bookmark_of(making.device_id, size_bytes=size)
+        try:
+            saved = self._saved = self._mappings.save(making.device_id, size_bytes=size)
+        except (NoSuchDeviceError, UsageError) as error:
+            reason = f"somebody has changed the snapshot of {self._words} that was just made: "
+            raise LivePoolError(self._live.name, f"{reason}{error}") from error
         own = replace(making, digest=saved.digest.hex(), size_bytes=size)
         self._books.write(making=own, base=self._books.base)
-        with_origin = volume.external_origin is not None and not self._flatten
+        has_origin = volume.external_origin is not None and not self._flatten
         if self._flatten and volume.external_origin is None:
             raise UsageError("there is no external origin whose content could be taken over")
-        known = identity_of_bookmark(saved).to_json()
-        self.identity = Identity.from_json({**known, "external_origin": with_origin})
-        self.volume_name = self._name_of_volume()
+        self.identity = replace(
+            identity_of_bookmark(saved), device_id=self._origin_id, external_origin=has_origin
+        )
+        self.volume_name = self._mappings.name()
         self._descriptor = os.open(volume.path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def _bookmark_of(self, device_id: int, size_bytes: int | None = None) -> Bookmark:
-        path = os.path.join(self._scratch, f"{device_id}-{os.urandom(4).hex()}")
-        with FreshMetadata(self._live, device_id) as pool:
-            device = pool.devices[device_id]
-            return Bookmark.save(device, path, size_bytes=size_bytes, pool_uuid=self._live.uuid)
 
     # ---- reading ----
 
@@ -182,7 +175,8 @@ class LiveGeneration:
         """What has to be read, and what is zero, to get here from a base.
 
         Args:
-            base: Nothing; the number of a snapshot in the pool; or a bookmark.
+            base: Nothing; the number of a snapshot in the pool; a bookmark; or the number of
+                the volume itself, for the state that was kept of it.
 
         Raises:
             WrongBaseError: The base cannot be one: a volume that was written, other data
@@ -192,29 +186,18 @@ class LiveGeneration:
         saved = self._state()
         size = self.identity.size_bytes
         if self._flatten:
-            if base is not None:
-                raise UsageError("a volume with its external origin's content is sent whole")
-            return Changes(None, Ranges.of([(0, size)])._numbers, b"")
+            return with_origin(base, size)
         if base is None:
             return Changes(None, *saved._native.changes(None, 0, size))
-        if not isinstance(base, Bookmark):
-            try:
-                base = self._bookmark_of(base)
-            except UsageError as error:
-                raise WrongBaseError(str(error)) from error
-        if base.pool_uuid and self._live.uuid and base.pool_uuid != self._live.uuid:
-            raise WrongBaseError(
-                f"the bookmark is of pool {base.pool_uuid}, and this is {self._live.uuid}"
-            )
+        base = self._mappings.base(base, self._books.page)
         # What was just read of this very pool may be newer than the snapshot: another one was
         # made in between.
-        own = os.path.dirname(base.path) == self._scratch
-        if base.pool_time > saved.pool_time and not own:
+        if base.pool_time > saved.pool_time and not self._mappings.is_ours(base):
             raise WrongBaseError(
                 f"the pool's clock is {saved.pool_time}, and was {base.pool_time} when the "
                 "bookmark was saved: this is another pool, or an earlier state of it"
             )
-        before = identity_of_bookmark(base)
+        before = self._mappings.identity(base, self._books.page)
         columns = saved._native.changes(base._native, before.size_bytes, size)
         return Changes(before, *columns)
 
@@ -232,10 +215,12 @@ class LiveGeneration:
                 try:
                     count = os.preadv(self._descriptor, [rest[done:]], offset_bytes + done)
                 except OSError as error:
-                    error.filename = self._maker.volume.path
+                    error.filename = f"{self._live.name}: {self._words}"
+                    error.add_note(f"it was read through {self._maker.volume.path}")
                     raise
                 if not count:
-                    raise UsageError(f"the volume ends before byte {offset_bytes + rest.nbytes}")
+                    end = offset_bytes + rest.nbytes
+                    raise UsageError(f"{self._words} ends before byte {end}")
                 done += count
 
     def save_bookmark(self, path: str) -> Bookmark | None:

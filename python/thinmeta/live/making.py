@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
+from dataclasses import replace
 from random import SystemRandom
 
 from thinmeta.errors import (
@@ -19,14 +22,37 @@ from thinmeta.types import SECTOR_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from thinmeta.devices import ThinDevice
     from thinmeta.live.pool import LivePool
     from thinmeta.live.status import LiveVolume
 
-__all__ = ["SnapshotMaker"]
+__all__ = ["SnapshotMaker", "device_name", "is_own", "volume_words"]
 
 #: People and LVM count device ids from below; ours come from the upper half, by chance: no
 #: two of us think of one number, whoever is killed between thinking of it and using it.
 _IDS = range(1 << 23, 1 << 24)
+
+
+def volume_words(device_id: int, name: str = "") -> str:
+    """What messages call a volume: as the user does, who may not know its number."""
+    return f"{name} (thin device {device_id})" if name else f"thin device {device_id}"
+
+
+def device_name(pool: str, device_id: int) -> str:
+    """What device-mapper calls a snapshot of ours in a pool that is not LVM's."""
+    return f"thinmeta-{pool}-{device_id}"[:120]
+
+
+def is_own(device: ThinDevice, own: OwnSnapshot) -> bool:
+    """Whether a device is the one that was written down, and not somebody else's since.
+
+    It was written down before it was made, so that it may not be there. Ours was made when
+    the clock had passed what it was then, and nobody has written to it.
+    """
+    if device.creation_time <= own.pool_time:
+        return False
+    digest, is_snapshot, _ = device._summary()
+    return is_snapshot and own.digest in ("", digest.hex())
 
 
 class SnapshotMaker:
@@ -37,12 +63,20 @@ class SnapshotMaker:
         origin_id: The volume.
         books: What was written down, open.
         size_bytes: Size of the volume, where it is not active and LVM does not know it.
+        words: What messages call the volume.
     """
 
     def __init__(
-        self, live: LivePool, origin_id: int, books: Books, *, size_bytes: int | None
+        self,
+        live: LivePool,
+        origin_id: int,
+        books: Books,
+        *,
+        size_bytes: int | None = None,
+        words: str = "",
     ) -> None:
         self._live, self._origin_id = live, origin_id
+        self._words = words or volume_words(origin_id)
         self._books, self._size_bytes = books, size_bytes
         self._volume: LiveVolume | None = None
         #: The snapshot that was activated, and deactivated, by this object.
@@ -52,7 +86,8 @@ class SnapshotMaker:
     def volume(self) -> LiveVolume:
         """The active snapshot."""
         if self._volume is None:
-            raise LivePoolError(self._live.name, "the snapshot is not active here any more")
+            reason = f"the snapshot of {self._words} is not active here any more"
+            raise LivePoolError(self._live.name, reason)
         return self._volume
 
     def begin(self, *, held: str, wanted: str) -> None:
@@ -94,6 +129,31 @@ class SnapshotMaker:
         self._deactivate()
         self._clear_up(stays=self._books.making if stays else None)
 
+    def forget(self, own: OwnSnapshot) -> bool:
+        """Remove a snapshot from the pool, and from the books.
+
+        Returns:
+            Whether it was there, and still what it had been.
+
+        Raises:
+            DeviceInUseError: Somebody has it active; nothing was changed.
+            LivePoolError: It cannot be removed; the next one will.
+        """
+        books, before = self._books, replace(self._books.page)
+        making = None if before.making == own else before.making
+        base = None if before.base == own else before.base
+        others = tuple(each for each in before.removing if each != own)
+        # That first: what may be gone is no base any more.
+        books.write(making=making, base=base, removing=(*others, own))
+        try:
+            removed = self._remove(own)
+        except DeviceInUseError:
+            removing = tuple(before.removing)
+            books.write(making=before.making, base=before.base, removing=removing)
+            raise
+        books.write(making=making, base=base, removing=others)
+        return removed
+
     def _deactivate(self) -> None:
         volume, self._volume = self._volume, None
         lvm = self._live.lvm
@@ -119,7 +179,8 @@ class SnapshotMaker:
                 # Somebody looks at an old base of ours: what was done is done all the same.
                 from logging import getLogger
 
-                getLogger("thinmeta.live").warning("removed later: %s", error)
+                log = getLogger("thinmeta.live")
+                log.warning("an old snapshot of %s is removed later: %s", self._words, error)
                 in_use.append(own)
         if going or books.making != stays:
             books.write(making=stays, base=books.base, removing=tuple(in_use))
@@ -146,43 +207,48 @@ class SnapshotMaker:
             self._volume = live.find_volume(own.device_id)
         else:
             origin = live.find_volume(self._origin_id)
+            self._activate(own.device_id, own.size_bytes, origin)
+
+    def _activate(self, device_id: int, size_bytes: int, origin: LiveVolume | None) -> None:
+        live = self._live
+        try:
             self._volume = live.activate(
-                own.device_id,
-                name=self._name(own.device_id),
-                size_sectors=own.size_bytes // SECTOR_BYTES,
+                device_id,
+                name=device_name(live.name, device_id),
+                size_sectors=size_bytes // SECTOR_BYTES,
                 external_origin=None if origin is None else origin.external_origin,
             )
+        except (LivePoolError, NoSuchDeviceError) as error:
+            reason = f"the snapshot of {self._words} cannot be activated: {error}"
+            number = error.errno if isinstance(error, LivePoolError) else None
+            raise LivePoolError(live.name, reason, number or errno.EIO) from error
 
-    def _remove(self, own: OwnSnapshot) -> None:
+    def _remove(self, own: OwnSnapshot) -> bool:
+        """Remove one if it is there and ours, and say whether it was."""
         live, lvm = self._live, self._live.lvm
         if lvm is not None:
-            if any(volume.name == own.lvm_name for volume in lvm.volumes()):
+            is_there = any(volume.name == own.lvm_name for volume in lvm.volumes())
+            if is_there:
                 lvm.remove(own.lvm_name)
-            return
+            return is_there
         is_ours = own == self._made  # this very object has made it, and nobody was let in
         if not is_ours:
             for volume in live.volumes():
-                if volume.device_id == own.device_id and volume.name == self._name(own.device_id):
+                name = device_name(live.name, own.device_id)
+                if (volume.device_id, volume.name) == (own.device_id, name):
                     live.deactivate(volume.name)
         try:
             if is_ours or self._is_ours(own):
                 live.delete(own.device_id)
+                return True
         except NoSuchDeviceError:
-            return
+            pass
+        return False
 
     def _is_ours(self, own: OwnSnapshot) -> bool:
-        """Whether a device is the one that was written down, and not somebody else's since.
-
-        It was written down before it was made, so that it may not be there. Ours was made when
-        the clock had passed what it was then, and nobody has written to it.
-        """
         # One that somebody reserved before may be older than it: that proves no absence.
         with FreshMetadata(self._live, own.device_id) as pool:
-            device = pool.devices[own.device_id]
-            digest, is_snapshot, _ = device._summary()
-            if device.creation_time <= own.pool_time or not is_snapshot:
-                return False
-            return not own.digest or own.digest == digest.hex()
+            return is_own(pool.devices[own.device_id], own)
 
     def _make(self) -> None:
         live, lvm = self._live, self._live.lvm
@@ -195,8 +261,8 @@ class SnapshotMaker:
             return
         if size is None or size % SECTOR_BYTES or not size:
             raise UsageError(
-                f"thin device {self._origin_id} of {live.name} is not active, and a pool does not "
-                "know how large its volumes are: the size is needed, in bytes"
+                f"{self._words} of {live.name} is not active, and a pool does not know how large "
+                "its volumes are: the size is needed, in bytes"
             )
         with FreshMetadata(self._live) as pool:
             taken, now = set(pool.devices), pool.superblock.time
@@ -208,21 +274,17 @@ class SnapshotMaker:
         device_id = chance.choice(_IDS)
         while device_id in taken:  # a pool has room for far fewer
             device_id = chance.choice(_IDS)
-        own = OwnSnapshot(device_id, pool_time=now)
+        own = OwnSnapshot(device_id, pool_time=now, made_at=int(time.time()))
         self._books.write(making=own, base=self._books.base)
         try:
             messages.snapshot_of_active(live, device_id, self._origin_id)
         except DeviceExistsError as error:
             # Somebody was faster, and it is theirs.
             self._books.write(making=None, base=self._books.base)
-            reason = f"thin device {device_id} was made by somebody else just now: try again"
+            reason = f"the number that a snapshot of {self._words} was to have ({device_id}) was "
+            reason += "taken by somebody else just now: try again"
             raise LivePoolError(live.name, reason) from error
-        self._volume = live.activate(
-            device_id,
-            name=self._name(device_id),
-            size_sectors=size // SECTOR_BYTES,
-            external_origin=None if active is None else active.external_origin,
-        )
+        self._activate(device_id, size, active)
 
     def _make_in_lvm(self) -> None:
         lvm = self._live.lvm
@@ -231,18 +293,16 @@ class SnapshotMaker:
         if origin is None:
             raise NoSuchDeviceError(self._origin_id)
         name = f"thinmeta-{self._origin_id}-{os.urandom(6).hex()}"
-        self._books.write(making=OwnSnapshot(0, lvm_name=name), base=self._books.base)
+        own = OwnSnapshot(0, lvm_name=name, made_at=int(time.time()))
+        self._books.write(making=own, base=self._books.base)
         made = lvm.create_snapshot(name, origin=origin.name)
-        own = OwnSnapshot(made.device_id, lvm_name=name)
+        own = replace(own, device_id=made.device_id)
         self._books.write(making=own, base=self._books.base)
         lvm.activate(name)
         self._volume = self._live.find_volume(made.device_id)
         if self._volume is None:
             reason = f"LVM says that it activated {name}, and it is not active here"
             raise LivePoolError(lvm.full_name, reason)
-
-    def _name(self, device_id: int) -> str:
-        return f"thinmeta-{self._live.name}-{device_id}"[:120]
 
 
 def _lvm_name(volume: LiveVolume) -> str:

@@ -13,6 +13,8 @@ import fcntl
 import json
 import os
 import re
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-__all__ = ["Books", "OwnSnapshot", "state_folder"]
+__all__ = ["Books", "OwnSnapshot", "Page", "page_of", "pages_of", "state_folder"]
 
 STATE_FOLDER = "/var/lib/thinmeta"
 VERSION = 1
 _MAX_BYTES = 1 << 20
+#: Who only looks has the lock for less than that.
+LOOK_SECONDS = 1.0
 
 
 def state_folder() -> str:
@@ -45,6 +49,7 @@ class OwnSnapshot:
         digest: Of its mappings, in hexadecimal; empty until they were read.
         pool_time: The pool's clock before it was made: it is not older.
         size_bytes: Size of the volume; 0 until it was read.
+        made_at: When it was made, in seconds since 1970; 0 if that was not written down.
     """
 
     device_id: int
@@ -52,6 +57,7 @@ class OwnSnapshot:
     digest: str = ""
     pool_time: int = 0
     size_bytes: int = 0
+    made_at: int = 0
 
     @classmethod
     def from_json(cls, value: Any) -> OwnSnapshot | None:
@@ -66,7 +72,8 @@ class OwnSnapshot:
         numbers = found.device_id, found.pool_time
         if not all(type(each) is int and 0 <= each < 1 << 24 for each in numbers):
             raise ValueError(value)
-        if type(found.size_bytes) is not int or not 0 <= found.size_bytes < 1 << 63:
+        large = found.size_bytes, found.made_at
+        if not all(type(each) is int and 0 <= each < 1 << 63 for each in large):
             raise ValueError(value)
         if not all(type(each) is str for each in (found.lvm_name, found.digest)):
             raise ValueError(value)
@@ -74,11 +81,145 @@ class OwnSnapshot:
 
 
 @dataclass(slots=True)
-class _Page:
+class Page:
+    """What we have in a pool for one volume and one purpose.
+
+    Attributes:
+        origin_id: The volume.
+        purpose: What the snapshots are for.
+        making: The snapshot that is being made or used.
+        base: The one that was kept.
+        removing: Those that are nobody's base any more.
+        in_use: Whether a process has it; for those who only look.
+    """
+
+    origin_id: int
+    purpose: str
     making: OwnSnapshot | None = None
     base: OwnSnapshot | None = None
-    #: Those that are nobody's base any more.
     removing: list[OwnSnapshot] = field(default_factory=list)
+    in_use: bool = False
+
+    @property
+    def snapshots(self) -> list[OwnSnapshot]:
+        """All of them, each once."""
+        found = [self.base, self.making, *self.removing]
+        return list(dict.fromkeys(each for each in found if each is not None))
+
+
+def _folder() -> str:
+    return os.path.join(state_folder(), "snapshots")
+
+
+def _beginning(identity: str) -> str:
+    """What the files of a pool are called first; those of another one may be called so, too."""
+    return (re.sub(r"[^A-Za-z0-9_.+-]", "_", identity)[:80].lstrip(".") or "pool") + "-"
+
+
+def _path(identity: str, origin_id: int, purpose: str) -> str:
+    words = f"{identity}\0{origin_id}\0{purpose}"
+    key = f"{_beginning(identity)}{origin_id}-{sha256(os.fsencode(words)).hexdigest()[:12]}"
+    return os.path.join(_folder(), f"{key}.json")
+
+
+def _read(pool: str, path: str) -> tuple[str, Page] | None:
+    """What a file says: of which pool it is, and a page; ``None`` if there is none.
+
+    Raises:
+        StreamError: It is damaged.
+        OSError: It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    try:
+        found = json.loads(text)
+        identity, origin_id, purpose = found["pool"], found["origin_id"], found["purpose"]
+        if found["version"] != VERSION or type(purpose) is not str:
+            raise ValueError(found["version"])
+        if type(origin_id) is not int or path != _path(identity, origin_id, purpose):
+            raise ValueError(origin_id)
+        removing = [OwnSnapshot.from_json(each) for each in found["removing"]]
+        page = Page(
+            origin_id,
+            purpose,
+            making=OwnSnapshot.from_json(found["making"]),
+            base=OwnSnapshot.from_json(found["base"]),
+            removing=[each for each in removing if each is not None],
+        )
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise StreamError(
+            f"{path} is damaged: it says which snapshots of pool {pool} are thinmeta's own; look "
+            "at 'thinmeta ls', delete those, and then the file"
+        ) from error
+    return identity, page
+
+
+def _look(pool: str, path: str) -> tuple[str, Page] | None:
+    """The same, and whether a process has it; nothing is made for the sake of a look."""
+    lock = -1
+    in_use = False
+    try:
+        with suppress(FileNotFoundError):
+            lock = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                in_use = True
+        found = _read(pool, path)
+    except OSError as error:
+        raise _unusable(pool, error) from error
+    finally:
+        if lock >= 0:
+            os.close(lock)
+    if found is not None:
+        found[1].in_use = in_use
+    return found
+
+
+def _unusable(pool: str, error: OSError) -> LivePoolError:
+    reason = f"{_folder()} cannot be used: {error.strerror}; THINMETA_STATE_DIR names another "
+    return LivePoolError(pool, reason + "folder", error.errno or errno.EIO)
+
+
+def page_of(pool: str, identity: str, origin_id: int, purpose: str) -> Page:
+    """What was written down for a volume and a purpose, for those who only look.
+
+    Raises:
+        StreamError: It is damaged.
+        LivePoolError: It cannot be read.
+    """
+    found = _look(pool, _path(identity, origin_id, purpose))
+    return Page(origin_id, purpose) if found is None else found[1]
+
+
+def pages_of(pool: str, identity: str) -> list[Page]:
+    """All that was written down about a pool, by volume and purpose.
+
+    Args:
+        pool: The pool's name, for errors.
+        identity: What tells the pool from all others.
+
+    Raises:
+        StreamError: Some of it is damaged.
+        LivePoolError: It cannot be read.
+    """
+    try:
+        names = os.listdir(_folder())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unusable(pool, error) from error
+    form = re.compile(re.escape(_beginning(identity)) + r"\d+-[0-9a-f]{12}\.json")
+    pages = []
+    for name in names:
+        if form.fullmatch(name):
+            found = _look(pool, os.path.join(_folder(), name))
+            if found is not None and found[0] == identity:
+                pages.append(found[1])
+    return sorted(pages, key=lambda page: (page.origin_id, page.purpose))
 
 
 class Books:
@@ -92,6 +233,7 @@ class Books:
         origin_id: The volume.
         purpose: What the snapshots are for, e.g. the id of a repository of backups: each
             has a base of its own.
+        volume: What errors call the volume.
 
     Attributes:
         making: The snapshot that is being made or used.
@@ -99,16 +241,14 @@ class Books:
         removing: Those that are to go.
     """
 
-    def __init__(self, pool: str, identity: str, origin_id: int, purpose: str) -> None:
-        self._pool, self._origin_id, self._purpose = pool, origin_id, purpose
-        self._folder = os.path.join(state_folder(), "snapshots")
-        words = f"{identity}\0{origin_id}\0{purpose}"
-        short = re.sub(r"[^A-Za-z0-9_.+-]", "_", identity)[:80].lstrip(".") or "pool"
-        key = f"{short}-{origin_id}-{sha256(os.fsencode(words)).hexdigest()[:12]}"
-        self._path = os.path.join(self._folder, f"{key}.json")
-        self._identity = identity
+    def __init__(
+        self, pool: str, identity: str, origin_id: int, purpose: str, *, volume: str = ""
+    ) -> None:
+        self._pool, self._identity = pool, identity
+        self._volume = volume or f"thin device {origin_id}"
+        self._path = _path(identity, origin_id, purpose)
         self._lock = -1
-        self._page = _Page()
+        self._page = Page(origin_id, purpose)
 
     @property
     def making(self) -> OwnSnapshot | None:
@@ -125,26 +265,40 @@ class Books:
         """Those that are to go."""
         return tuple(self._page.removing)
 
+    @property
+    def page(self) -> Page:
+        """All of it."""
+        return self._page
+
     def __enter__(self) -> Self:
+        page = self._page
         try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            os.makedirs(_folder(), mode=0o700, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._lock = os.open(f"{self._path}.lock", flags, 0o600)
-        except OSError as error:
-            reason = f"{self._folder} cannot be used: {error.strerror}; THINMETA_STATE_DIR names "
-            raise LivePoolError(self._pool, reason + "another folder", error.errno or 0) from error
-        try:
+            self._take_lock()
+            found = _read(self._pool, self._path)
+        except BaseException as error:
+            self._close()
+            if isinstance(error, OSError) and not isinstance(error, LivePoolError):
+                raise _unusable(self._pool, error) from error
+            raise
+        self._page = Page(page.origin_id, page.purpose) if found is None else found[1]
+        return self
+
+    def _take_lock(self) -> None:
+        deadline = time.monotonic() + LOOK_SECONDS
+        while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                reason = f"another process sends or backs up thin device {self._origin_id} for the "
-                reason += f"same purpose ({self._purpose}): wait until it is done"
-                raise LivePoolError(self._pool, reason, errno.EBUSY) from error
-            self._page = self._read()
-        except BaseException:
-            self._close()
-            raise
-        return self
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    reason = f"another process sends, backs up or forgets {self._volume} for the "
+                    reason += f"same purpose ({self._page.purpose}): wait until it is done"
+                    raise LivePoolError(self._pool, reason, errno.EBUSY) from error
+                time.sleep(0.01)
+            else:
+                return
 
     def __exit__(
         self,
@@ -159,48 +313,40 @@ class Books:
             os.close(self._lock)
             self._lock = -1
 
-    def _read(self) -> _Page:
-        try:
-            with open(self._path, "rb") as file:
-                text = file.read(_MAX_BYTES)
-        except FileNotFoundError:
-            return _Page()
-        try:
-            found = json.loads(text)
-            if found["version"] != VERSION or found["pool"] != self._identity:
-                raise ValueError(found["version"])
-            removing = [OwnSnapshot.from_json(each) for each in found["removing"]]
-            return _Page(
-                making=OwnSnapshot.from_json(found["making"]),
-                base=OwnSnapshot.from_json(found["base"]),
-                removing=[each for each in removing if each is not None],
-            )
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise StreamError(
-                f"{self._path} is damaged: it says which snapshots of pool {self._pool} are "
-                "thinmeta's own; look at 'thinmeta ls', delete those, and then the file"
-            ) from error
-
     def write(
         self,
         *,
         making: OwnSnapshot | None,
         base: OwnSnapshot | None,
-        removing: tuple[OwnSnapshot, ...] = (),
+        removing: tuple[OwnSnapshot, ...] | None = None,
     ) -> None:
-        """Write down what we have; durable when this returns."""
+        """Write down what we have; durable when this returns.
+
+        Args:
+            making: The snapshot that is being made or used.
+            base: The one that was kept.
+            removing: Those that are to go; ``None``: as before.
+        """
+        going = self._page.removing if removing is None else list(removing)
+        page = Page(self._page.origin_id, self._page.purpose, making, base, going)
+        if not page.snapshots:
+            # If this is not durable, what comes back names snapshots that are gone.
+            with suppress(FileNotFoundError):
+                os.unlink(self._path)
+            self._page = page
+            return
         content = {
             "version": VERSION,
             "pool": self._identity,
             "pool_name": self._pool,
-            "origin_id": self._origin_id,
-            "purpose": self._purpose,
+            "origin_id": page.origin_id,
+            "purpose": page.purpose,
             "making": None if making is None else asdict(making),
             "base": None if base is None else asdict(base),
-            "removing": [asdict(each) for each in removing],
+            "removing": [asdict(each) for each in going],
         }
         from thinmeta.files import OutputFile
 
         with OutputFile(self._path) as descriptor:
             os.write(descriptor, json.dumps(content, indent=1).encode() + b"\n")
-        self._page = _Page(making, base, list(removing))
+        self._page = page

@@ -18,6 +18,13 @@ from thinmeta.live.status import LiveVolume, parse_pool_table
 from thinmeta.live.temporary import TemporarySnapshot
 from thinmeta.live.volumes import active_volumes
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Literal
+
+    from thinmeta.live.keeping import ForgetReport, KeptSnapshot
+
 __all__ = ["LivePool", "live_pool"]
 
 DEFAULT_CACHE_BYTES = 64 << 20
@@ -273,6 +280,54 @@ class LivePool(PoolDevice):
             LivePoolError: The pool cannot do it.
         """
         return release_kept(self, stale=stale)
+
+    # ---- what is kept for the next run ----
+
+    def kept(self) -> list[KeptSnapshot]:
+        """The snapshots that ``send``, ``replicate`` and backups have made here.
+
+        They are the bases of the next runs, or were left behind. Other users' are not among
+        them, if they have another ``THINMETA_STATE_DIR``.
+
+        Returns:
+            By volume and purpose; also those that are not in the pool any more.
+
+        Raises:
+            StreamError: What was written down about them is damaged.
+            MetadataSnapshotHeldError: Somebody else's tool holds a metadata snapshot.
+            LivePoolError: The pool cannot be asked, or what was written down not be read.
+        """
+        from thinmeta.live.keeping import list_kept
+
+        return list_kept(self)
+
+    def forget(
+        self, which: Iterable[int | str] | Literal["all"], *, dry_run: bool = False
+    ) -> ForgetReport:
+        """Remove snapshots that :meth:`kept` lists, and no others.
+
+        The next run for their purpose has no base then: it reads the whole volume, or a backup
+        goes by the mappings in its repository. Of one that is not in the pool any more, or that
+        somebody has written to, only what was written down goes. On a pool of LVM ``lvremove``
+        does it.
+
+        Args:
+            which: Their numbers, or LVM's names of them; ``"all"`` means all that nobody uses.
+            dry_run: Only say what would be done.
+
+        Returns:
+            What was done. If it raises, some of it may have been.
+
+        Raises:
+            DeviceInUseError: A process of thinmeta uses one, or somebody has opened it; unless
+                all are meant, when it is left alone.
+            LivePoolError: One is none of those; or it cannot be removed: the next run, or
+                the next call, does that.
+            StreamError, MetadataSnapshotHeldError: As for :meth:`kept`.
+        """
+        from thinmeta.live.keeping import forget
+
+        return forget(self, which, dry_run=dry_run)
 
     # ---- messages that change devices ----
 
