@@ -64,10 +64,13 @@ class FakeDmsetup:
         features = "2 skip_block_zeroing error_if_no_space"
         self.add(name, f"0 524288 thin-pool {meta} {data} 128 100 {features}", **facts)
 
-    def add_volume(self, name: str, device_id: int, *, pool: str = "pool", **facts: Any) -> None:
+    def add_volume(
+        self, name: str, device_id: int, *, pool: str = "pool", origin: str = "", **facts: Any
+    ) -> None:
         with self.changed() as state:
             minor = state["devices"][pool]["minor"]
-            _add(state, name, f"0 20480 thin {MAJOR}:{minor} {device_id}", **facts)
+            table = f"0 20480 thin {MAJOR}:{minor} {device_id} {origin}".rstrip()
+            _add(state, name, table, **facts)
 
     def fail(self, what: str, complaint: str) -> None:
         """Let what begins with these words fail."""

@@ -13,6 +13,7 @@ import pytest
 import thinmeta
 from command import ThinmetaCommand, as_json, fails
 from fake_lvm import FakeLvm
+from kept_world import SIZE, KeptWorld, make_kept_world
 from live_world import BLOCK, LiveWorld, make_world
 from thinmeta.cli import live as live_command
 
@@ -58,6 +59,12 @@ def test_wrong_usage_is_status_2(command: ThinmetaCommand, world: LiveWorld) -> 
     fails(command("live", "release", "pool", "x"), 2, "one word too many: 'x'")
     fails(command("live", "reserve", "pool", "--stale"), 2, "no option '--stale'")
     fails(command("live", "snapshot", "pool", "x", "1"), 2, "NEW must be a number")
+    fails(command("live", "kept", "pool", "x"), 2, "one word too many: 'x'")
+    fails(command("live", "kept", "-n", "pool"), 2, "no option '-n'")
+    fails(command("live", "forget"), 2, "POOL is missing")
+    fails(command("live", "forget", "pool"), 2, "An ID, or --all")
+    fails(command("live", "forget", "pool", "7", "--all"), 2, "--all and an ID")
+    fails(command("live", "forget", "pool", "7" * 9), 2, "ID must be a device id")
     fails(command("live", "status", world.meta), 2, "no device: open_pool")
     assert messages(world) == []
 
@@ -195,6 +202,64 @@ def test_reserving_and_releasing(command: ThinmetaCommand, world: LiveWorld) -> 
     assert world.dmsetup.held_root() is not None
 
 
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KeptWorld:
+    return make_kept_world(tmp_path, monkeypatch)
+
+
+def test_what_is_kept_is_told_and_forgotten(command: ThinmetaCommand, kept: KeptWorld) -> None:
+    assert command("live", "kept", "pool").stdout == "nothing is kept\n"
+    assert command("live", "forget", "pool", "--all").stdout == "nothing is kept\n"
+    kept.snapshot(9000001, "replicate /srv/copy")
+    kept.snapshot(9000002, "send", role="left")
+    kept.snapshot(9000003, "send", origin_id=3)
+    kept.dmsetup.tell("pool", "delete 9000003")
+    heads, *rows = (line.split() for line in command("live", "kept", "pool").stdout.splitlines())
+    assert heads == ["DEV", "VOLUME", "MADE", "STATE", "PURPOSE"]
+    made = rows[0][3]
+    assert made.endswith("Z") and made.startswith("20")
+    without = [[word for word in row if not word.endswith("Z")] for row in rows]
+    assert without == [
+        ["9000001", "home", "(1)", "kept", "replicate", "/srv/copy"],
+        ["9000002", "home", "(1)", "left", "behind", "send"],
+        ["9000003", "3", "gone", "from", "the", "pool", "send"],
+    ]
+    first, *_ = as_json(command("live", "kept", "pool", "--json"))["snapshots"]
+    assert first == {
+        "device_id": 9000001,
+        "lvm_name": "",
+        "volume_id": 1,
+        "volume_name": "home",
+        "purpose": "replicate /srv/copy",
+        "role": "kept",
+        "in_use": False,
+        "presence": "there",
+        "size_bytes": SIZE,
+        "made": made,
+    }
+    before = kept.files()
+    run = command("live", "forget", "pool", "--all", "-n")
+    said = "thin device 9000001, a snapshot of home (1) for replicate /srv/copy"
+    assert run.stdout.splitlines() == [
+        f"would remove {said}",
+        "would remove thin device 9000002, a snapshot of home (1) for send",
+        "would forget thin device 9000003, a snapshot of 3 for send, which is not in the pool",
+    ]
+    assert (kept.files(), kept.device_ids()) == (before, [1, 2, 3, 9000001, 9000002])
+    fails(command("live", "forget", "pool", "9000001", "2"), 3, "'thinmeta live kept pool'")
+    assert command("live", "forget", "pool", "9000001").stdout == f"removed {said}\n"
+    with kept.user("send"):
+        assert " in use " in command("live", "kept", "pool").stdout
+        fails(command("live", "forget", "pool", "9000002"), 3, "in use: a process of thinmeta")
+        run = command("live", "forget", "pool", "--all")
+        assert (run.returncode, run.stdout.count("forgot")) == (0, 1)
+        assert "thin device 9000002, a snapshot of home (1) for send is left alone" in run.stderr
+    value = as_json(command("live", "forget", "pool", "--all", "--json"))
+    assert [each["device_id"] for each in value["removed"]] == [9000002]
+    assert (value["dropped"], value["left"], value["dry_run"]) == ([], [], False)
+    assert kept.device_ids() == [1, 2, 3]
+
+
 READING: list[tuple[str, ...]] = [
     ("ls", "META"),
     ("ls", "META", "-o", "all", "--bytes"),
@@ -266,6 +331,40 @@ def test_a_volume_that_may_change_is_not_extracted(
     fails(run, 3, "thinmeta live snapshot pool NEW 1 --suspend home")
     assert not out.exists()
     assert messages(world) == []
+
+
+def test_hints_know_sizes_and_origins_of_live_volumes(
+    command: ThinmetaCommand, world: LiveWorld
+) -> None:
+    words = "delta", "pool", "--full", "3", "--format", "borg-map"
+    fails(command(*words, "--size=1M"), 3, "not active: activate it read-only")
+    world.dmsetup.add_volume("look", 3, readonly=True)
+    size, block = 10485760, BLOCK
+    whole = command(*words).stdout.splitlines()
+    assert whole == [f"0 {3 * block} data", f"{3 * block} {size - 3 * block} zero"]
+    assert command(*words, "--size", 2 * block).stdout == f"0 {2 * block} data\n"
+    # A volume that can be written to is no source, and what one was written proves nothing.
+    world.dmsetup.add_volume("home", 1)
+    fails(
+        command("delta", "pool", "3", "home", "--format=rbd-diff"),
+        3,
+        "thinmeta live snapshot pool NEW 1 --suspend home",
+    )
+    assert world.dmsetup.held_root() is None
+
+
+def test_hints_for_a_volume_with_an_external_origin_call_nothing_zeros(
+    command: ThinmetaCommand, world: LiveWorld
+) -> None:
+    world.dmsetup.add_volume("look", 3, readonly=True, origin="7:9")
+    for form in ("borg-map", "rbd-diff"):
+        told = command("delta", "pool", "--full", "look", "--format", form)
+        assert told.returncode == 0, told.stderr
+        expected = {
+            "borg-map": "0 10485760 data\n",
+            "rbd-diff": '[{"offset":0,"length":10485760,"exists":"true"}]\n',
+        }
+        assert told.stdout == expected[form]
 
 
 def test_a_volume_that_comes_while_it_is_extracted_spoils_it(

@@ -7,13 +7,10 @@ from thinmeta.cli.output import STDOUT, write_error, write_text
 from thinmeta.cli.pools import find_source
 from thinmeta.cli.progress import progress
 from thinmeta.cli.signals import raise_on_termination
+from thinmeta.cli.still import live_size, still_volume
 from thinmeta.errors import UsageError
 from thinmeta.files import OutputFile
 from thinmeta.report import human_bytes
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from thinmeta.live import LivePool, LiveVolume
 
 HELP = """\
 Usage: thinmeta extract [--size BYTES] [--external-origin FILE] [--json] [-m]
@@ -87,9 +84,9 @@ def run(arguments: list[str]) -> int:
     data = parsed.words[1] if live is None else live.data_path
     size_source = "guessed" if size_bytes is None else "given"
     if live is not None:
-        active = _still(live, device_id)
+        active = still_volume(live, device_id)
         if size_bytes is None:
-            size_bytes = _live_size(live, device_id, active)
+            size_bytes = live_size(live, device_id, active)
             size_source = "guessed" if size_bytes is None else "live"
         if origin is None and active is not None:
             origin = active.external_origin
@@ -109,7 +106,7 @@ def run(arguments: list[str]) -> int:
                 to_stdout = output.is_stdout()
                 sha256, total, mapped = volume.extract(target, progress=report)
                 if live is not None:
-                    _still(live, device_id)  # somebody may have come meanwhile
+                    still_volume(live, device_id)  # somebody may have come meanwhile
     if size_source == "guessed":
         write_error(
             f"thinmeta: the size, {human_bytes(total)} ({total} bytes), was guessed from the "
@@ -136,42 +133,6 @@ def run(arguments: list[str]) -> int:
         text = _sha256_line(sha256, out)
     (write_error if to_stdout else write_text)(text + "\n")
     return 0
-
-
-def _still(live: LivePool, device_id: int) -> LiveVolume | None:
-    """The volume, if it is active; one that can be written to is no content to copy.
-
-    Raises:
-        DeviceInUseError: It can be written to.
-    """
-    active = live.find_volume(device_id)
-    if active is not None and not active.read_only:
-        from thinmeta.errors import DeviceInUseError
-
-        if live.lvm is not None:
-            from thinmeta.live.lvm import split_name
-
-            parts = split_name(active.name)
-            way = f"thinmeta live snapshot {live.lvm.full_name} NEW {parts[1] if parts else ''}"
-        else:
-            way = f"thinmeta live snapshot {live.name} NEW {device_id} --suspend {active.name}"
-        raise DeviceInUseError(
-            active.path,
-            f"thin device {device_id} can be written to while it is copied; make a snapshot "
-            f"and extract that: {way}",
-        )
-    return active
-
-
-def _live_size(live: LivePool, device_id: int, active: LiveVolume | None) -> int | None:
-    """The size of a volume in bytes, where the kernel or LVM knows it."""
-    if active is not None:
-        return active.size_bytes
-    if live.lvm is not None:
-        for volume in live.lvm.volumes():
-            if volume.device_id == device_id:
-                return volume.size_bytes
-    return None
 
 
 def _sha256_line(sha256: str, name: str) -> str:
