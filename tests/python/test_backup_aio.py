@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,11 @@ import pytest
 from typing_extensions import Buffer
 
 import thinmeta
-from backups import UNIT, Counting, World
+from backups import UNIT, Counting, World, restored
 from thinmeta.backup import AsyncRepository, Repository
 from thinmeta.backup.markers import CONDEMNED, put_marker, take_back
 from thinmeta.backup.objects import open_store
+from thinmeta.backup.stopping import Stopped
 
 
 @pytest.fixture
@@ -227,3 +229,64 @@ def test_words_of_progress_do_not_pile_up(world: World, tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert told
+
+
+PLACES = ("markers", "listing", "index", "verify", "waste", "prune", "pipeline", "restore")
+
+
+@pytest.mark.parametrize("what", ["create", "prune", "restore", "verify"])
+def test_ended_at_any_place_everything_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    count = at = 0
+
+    def end_here() -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            raise Stopped
+
+    for name in PLACES:
+        monkeypatch.setattr(f"thinmeta.backup.{name}.stop_point", end_here)
+    template, path, out = tmp_path / "template", tmp_path / "repo", tmp_path / "out"
+    content: dict[str, bytes] = {}
+    with World(tmp_path, 5, mib=4) as world:
+        repository = Repository.init(template)
+        for number in range(6):
+            length = world.size // 2 if number < 4 else UNIT
+            world.write(0, world.random.randbytes(length))
+            content[world.back_up(repository).name] = world.shown()
+        world.write(3 * UNIT, b"more")
+        snapshot, latest = world.snapshot(), list(content)[-1]
+        calls: dict[str, Callable[[Repository], object]] = {
+            "create": lambda repository: world.back_up(repository, snapshot),
+            "prune": lambda repository: repository.prune(keep_last=2),
+            "restore": lambda repository: repository.restore(latest, out, overwrite=True),
+            "verify": lambda repository: repository.verify(mend=True),
+        }
+        place, ended = 0, True
+        while ended:
+            place += 1
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(template, path)
+            repository = Repository.open(path)
+            count, at = 0, place
+            try:
+                calls[what](repository)
+                ended = False
+            except Stopped:
+                pass
+            at = 0
+            marks = [each for name in ("active", "condemned") for each in (path / name).glob("*")]
+            assert not marks and not list(path.rglob(".*"))
+            assert not ended or not out.exists()
+            assert repository.verify().is_clean
+            there = [each.name for each in repository.generations()]
+            assert len(there) in ((6, 2) if what == "prune" else (6, 7) if not ended else (6,))
+            for name in there:
+                assert name not in content or restored(repository, name, tmp_path) == content[name]
+            if ended:  # and it can be done after all
+                calls[what](repository)
+                assert repository.verify().is_clean
+                out.unlink(missing_ok=True)
+    assert place > 8, "too few places"

@@ -253,7 +253,6 @@ async def _in_thread(call: Callable[[], Result], stop: threading.Event | None = 
     # A thread of its own: a backup would keep one of the loop's from others for hours.
     pool = ThreadPoolExecutor(1, "thinmeta-backup")
     future = asyncio.get_running_loop().run_in_executor(pool, run, call)
-    pool.shutdown(wait=False)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
@@ -265,3 +264,5 @@ async def _in_thread(call: Callable[[], Result], stop: threading.Event | None = 
                 continue  # asked twice: it is under way
         future.exception()  # nobody else will ask
         raise
+    finally:
+        pool.shutdown()  # the work is done, and the thread about to end
