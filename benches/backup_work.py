@@ -4,13 +4,16 @@ python -m backup_work full FOLDER BYTES        a volume of random content: full.
 python -m backup_work text FOLDER BYTES        one of text
 python -m backup_work change FOLDER BYTES      a sparse one of which 1 % changes
 python -m backup_work ranges FOLDER OUT        copy what has changed, and nothing else
+python -m backup_work half FOLDER BYTES        one that is full and compresses to half, 1 % changes
 python -m backup_work counted WORD...          the command, and the bytes that it has read
+python -m backup_work reads PROGRAM...         any program, and the bytes that it has read
 """
 
 from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,6 +77,24 @@ def change(folder: Path, size: int) -> None:
             snapshot(pool, new)
 
 
+def half(folder: Path, size: int) -> None:
+    """All of it is there; a hundredth of all blocks is written after snapshot 2."""
+    rng, blocks = random.Random(1), size // BLOCK
+    page = text(1 << 20)
+
+    def content() -> bytes:
+        begin = rng.randrange(len(page) - BLOCK)
+        return os.urandom(BLOCK // 2) + page[begin : begin + BLOCK // 2]
+
+    with create(folder, "half", blocks + blocks // 100 + 16) as pool:
+        for places, new in ((range(blocks), 2), (rng.sample(range(blocks), blocks // 100), 3)):
+            with pool.devices[1].open(mode="r+", size_bytes=size) as volume:
+                for block in sorted(places):
+                    volume.seek(block * BLOCK)
+                    volume.write(content())
+            snapshot(pool, new)
+
+
 def changed_rows(folder: Path) -> list[tuple[int, int]]:
     """Where what has changed is in the pool's data, and how long it is there, in bytes."""
     with thinmeta.open_pool(folder / "change.meta") as pool:
@@ -95,8 +116,20 @@ def counted(words: list[str]) -> int:
     from thinmeta.cli import main
 
     status = main(words)
+    print(f"rchar {bytes_read()}", file=sys.stderr)
+    return status
+
+
+def bytes_read() -> int:
+    """By this process, and by the children that it has waited for."""
     facts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    print(f"rchar {facts['rchar']}", file=sys.stderr)
+    return int(facts["rchar"])
+
+
+def reads(words: list[str]) -> int:
+    before = bytes_read()
+    status = subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode
+    print(f"rchar {bytes_read() - before}", file=sys.stderr)
     return status
 
 
@@ -104,9 +137,13 @@ def main(words: list[str]) -> int:
     what, *rest = words
     if what == "counted":
         return counted(rest)
+    if what == "reads":
+        return reads(rest)
     folder = Path(rest[0])
     if what in ("full", "text"):
         whole(folder, what, int(rest[1]))
+    elif what == "half":
+        half(folder, int(rest[1]))
     elif what == "change":
         change(folder, int(rest[1]))
         rows = changed_rows(folder)

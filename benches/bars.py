@@ -110,6 +110,8 @@ BACKUP_RESTORE = Bar(50, None, "%", more=True)
 BACKUP_CHANGE = Bar(3, None, "x", more=False)
 BACKUP_READ = Bar(24, None, "MiB", more=False)
 BACKUP_MEMORY = Bar(200, None, "MiB", more=False)
+ARCHIVERS = faster(10)  # borg and restic, which have to read the whole volume
+ARCHIVERS_FIRST = faster(1)
 
 
 @dataclass

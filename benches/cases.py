@@ -10,6 +10,7 @@ from pathlib import Path
 import agree
 import bars
 from backup import backing_up
+from backup_archivers import beside_archivers
 from bars import Bar, Row
 from client import CallFailed, Worker
 from engine.group import engine
@@ -398,4 +399,8 @@ GROUPS: dict[str, tuple[Callable[[Bench], list[Row]], frozenset[str]]] = {
     "engine": (engine, frozenset()),
     "pools": (writing, frozenset()),
     "backup": (backing_up, frozenset()),
+    "archivers": (beside_archivers, frozenset()),
 }
+
+# What is left out unless it is named: longer than all others together, and 40 GB of disk.
+ON_REQUEST = frozenset({"archivers"})

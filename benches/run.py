@@ -2,8 +2,8 @@
 
     benches/run [GROUP ...] [--scale 0.2] [--rounds 5] [--json FILE] [--markdown FILE]
 
-Groups: start check dump delta ls find volume engine pools backup (default: all). README.md tells
-how to read it.
+Groups: start check dump delta ls find volume engine pools backup (default: all of these), and
+archivers. README.md tells how to read it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import pools
 import report
 from bars import Row
-from cases import GROUPS, Bench
+from cases import GROUPS, ON_REQUEST, Bench
 from client import Worker
 from measure import Launcher
 from peers import ROOT, Peer, Thinmeta, find_peers, find_thinmeta
@@ -124,9 +124,11 @@ def measure(bench: Bench, groups: list[str]) -> list[Row]:
 
 def main() -> int:
     given = arguments()
-    groups = [group for group in GROUPS if not given.group or group in given.group]
+    asked = set(given.group) or set(GROUPS) - ON_REQUEST
+    groups = [group for group in GROUPS if group in asked]
     # The others take the start-up times and the bare peak from it, but those that need no pool.
-    if "start" not in groups and not set(groups) <= {"engine", "pools", "backup"}:
+    alone = {"engine", "pools", "backup", "archivers"}
+    if "start" not in groups and not set(groups) <= alone:
         groups.insert(0, "start")
     began = time.perf_counter()
     peers, ours = find_peers(given.peer), find_thinmeta(given.thinmeta)
