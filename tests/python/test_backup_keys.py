@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from backups import World
 from command import ThinmetaCommand, as_json, fails
 from thinmeta.backup import Repository
 from thinmeta.backup.keys import key_from_command, key_from_file, new_key, write_key_file
-from thinmeta.errors import RepositoryKeyError
+from thinmeta.errors import RepositoryKeyError, UsageError
 
 KEY = bytes(range(32))
 LINE = KEY.hex()
@@ -202,3 +203,20 @@ def test_a_failure_is_an_event(command: ThinmetaCommand, tmp_path: Path) -> None
     assert event["event"] == "error" and event["type"] == "RepositoryKeyError"
     assert event["exit_status"] == 1 and "it is encrypted" in event["message"]
     assert event["command"] == "verify"
+
+
+def test_without_the_package_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Repository.init(tmp_path / "repo", key=KEY)
+    for name in list(sys.modules):
+        if name.split(".")[0] == "cryptography":
+            monkeypatch.setitem(sys.modules, name, None)
+    for make in (Repository.init, Repository.open):
+        with pytest.raises(UsageError, match=r"pip install 'thinmeta\[encryption\]'"):
+            make(tmp_path / "repo", key=KEY)
+    with pytest.raises(UsageError, match="cryptography"):
+        Repository.init(tmp_path / "new", key=KEY)
+    assert not (tmp_path / "new").exists()
+    # One that is not encrypted needs nothing.
+    Repository.open(Repository.init(tmp_path / "open").address)
