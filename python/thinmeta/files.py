@@ -150,7 +150,7 @@ class OutputFile:
         short = os.fsdecode(os.fsencode(name)[:200])
         self._temporary = os.path.join(folder, f".{short}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         try:
-            self._descriptor = _open_without_name(folder)
+            self._descriptor = _open_without_name(folder, self._temporary)
             self._has_name = self._descriptor < 0
             if self._has_name:
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -182,19 +182,30 @@ class OutputFile:
             os.close(folder)
 
 
-def _open_without_name(folder: str) -> int:
-    """A new file that no folder has; -1 where there is no such thing."""
+def _open_without_name(folder: str, name: str) -> int:
+    """A new file that no folder has; -1 where there is no such thing.
+
+    Args:
+        folder: Where it will be.
+        name: A path there that nobody uses.
+    """
+    flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
     try:
-        descriptor = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+        # To hear after hours of work that a file cannot be given a name would be too late.
+        trial = os.open(folder, flags, 0o600)
+        try:
+            _give_name(trial, name)
+            os.unlink(name)
+        except OSError:
+            return -1  # no /proc, or a filesystem that can do only half of it
+        finally:
+            os.close(trial)
+        return os.open(folder, flags, 0o666)
     except OSError as error:
         # EISDIR is what a kernel or a filesystem says that does not know the flag.
         if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS):
             return -1
         raise
-    if not os.path.exists(f"/proc/self/fd/{descriptor}"):
-        os.close(descriptor)
-        return -1  # and so it could not be given a name later
-    return descriptor
 
 
 def _give_name(descriptor: int, path: str) -> None:

@@ -30,7 +30,7 @@ def kind_of_file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Files without names, and what is done where there are none."""
     kind: str = request.param
     if kind == "a temporary name":
-        monkeypatch.setattr("thinmeta.files._open_without_name", lambda folder: -1)
+        monkeypatch.setattr("thinmeta.files._open_without_name", lambda folder, name: -1)
     return kind
 
 
@@ -46,6 +46,19 @@ def test_whoever_is_killed_leaves_nothing(tmp_path: Path, kind_of_file: str) -> 
     run = subprocess.run([sys.executable, "-c", program, tmp_path / "out"], check=False)
     assert run.returncode == -signal.SIGKILL
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("out", b"old")]
+
+
+def test_where_a_file_cannot_be_given_a_name_it_has_one_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind_of_file: str
+) -> None:
+    def refuse(descriptor: int, path: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("thinmeta.files._give_name", refuse)
+    with OutputFile(str(tmp_path / "out")) as descriptor:
+        os.write(descriptor, b"new")
+        assert len(list(tmp_path.iterdir())) == 1
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("out", b"new")]
 
 
 def write(path: Path, content: bytes = b"new", inputs: tuple[str, ...] = ()) -> None:

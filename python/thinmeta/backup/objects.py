@@ -73,7 +73,10 @@ if TYPE_CHECKING:
             """Delete objects; those that are not there are none of its business."""
 
         def path(self, name: str) -> str | None:
-            """The file that is an object, where there is one."""
+            """The file that is an object, where there is one.
+
+            A store that has files needs what it was given to ``put`` no longer than the call.
+            """
 
         def clean(self, prefix: str) -> int:
             """Remove what killed writers have left there, while nobody writes; how many files."""
