@@ -17,7 +17,7 @@ import thinmeta.backup
 import thinmeta.identity
 from backups import UNIT, World, restored
 from thinmeta.backup import Repository
-from thinmeta.backup.manifest import StoredGeneration, decode, encode
+from thinmeta.backup.manifest import SegmentRows, StoredGeneration, decode, encode
 from thinmeta.backup.segments import Segment
 from thinmeta.errors import DamagedRepositoryError, StreamError
 
@@ -423,7 +423,7 @@ GOOD = StoredGeneration(
     identity=thinmeta.identity.Identity("0" * 64, 1, 2, 3, 4, 128, 1 << 30, True, True, False, ""),
     piece_bytes=UNIT,
     segment_bytes=256 << 20,
-    segments=((0, "a" * 64, UNIT), (3, "b" * 64, 5)),
+    segments=SegmentRows([(0, "a" * 64, UNIT), (3, "b" * 64, 5)]),
     bookmark="c" * 64,
     base=None,
     read_bytes=1,

@@ -234,10 +234,10 @@ def test_an_external_origin_is_left_out_or_flattened(tmp_path: Path) -> None:
 def test_an_empty_volume_and_one_of_zeros(tmp_path: Path) -> None:
     repository = Repository.init(tmp_path / "repo")
     with World(tmp_path, 11) as world:
-        assert world.back_up(repository).segments == ()
+        assert not world.back_up(repository).segments
         world.write(0, bytes(3 * UNIT))
         made = world.back_up(repository)
-        assert made.segments == () and made.read_bytes == 3 * UNIT
+        assert not made.segments and made.read_bytes == 3 * UNIT
         with ImageGeneration(world.pool, world.snapshot(), size_bytes=0) as generation:
             repository.create(generation, volume="none")
     assert [len(restored(repository, n, tmp_path)) for n in (1, 2, 3)] == [8 << 20, 8 << 20, 0]

@@ -15,7 +15,7 @@ from command import ThinmetaCommand, fails
 from test_backup_parts import generation
 from thinmeta.backup import Repository, StoredGeneration
 from thinmeta.backup.keeping import KeepRules
-from thinmeta.backup.manifest import CREATED, decode, encode
+from thinmeta.backup.manifest import CREATED, SegmentRows, decode, encode
 from thinmeta.errors import StreamError
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -167,3 +167,23 @@ def test_the_command_says_what_stays_and_why(
     event = json.loads(command("backup", "prune", repo, *rules, "--json").stdout.splitlines()[-1])
     assert event["kept"] == names[4:] and event["deleted"] == names[:4]
     assert event["reasons"][names[4]] == ["monthly 2026-02"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 40), st.binary(min_size=32, max_size=32))),
+    st.integers(-5, 40),
+)
+def test_the_parts_of_a_generation_are_a_sequence(
+    facts: list[tuple[int, bytes]], index: int
+) -> None:
+    rows = [(number, name.hex(), number % 9) for number, name in facts]
+    made = SegmentRows(rows)
+    assert list(made) == rows and len(made) == len(rows)
+    assert made[1:3] == rows[1:3] and made == SegmentRows(rows) != SegmentRows([(9, "ab" * 32, 1)])
+    assert hash(made) == hash(SegmentRows(rows)) and made != rows
+    assert made.total_bytes == sum(row[2] for row in rows)
+    if -len(rows) <= index < len(rows):
+        assert made[index] == rows[index]
+    else:
+        with pytest.raises(IndexError):
+            made[index]

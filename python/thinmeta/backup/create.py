@@ -16,7 +16,14 @@ from thinmeta._core import Blake3
 from thinmeta.backup.base import BOOKMARKS, Base, BaseFinder, choose_base, pool_of
 from thinmeta.backup.index import PACKS, IndexSet, damaged_packs, pack_name
 from thinmeta.backup.locate import Lost, read_segment
-from thinmeta.backup.manifest import CREATED, GENERATIONS, StoredGeneration, encode, generation_of
+from thinmeta.backup.manifest import (
+    CREATED,
+    GENERATIONS,
+    SegmentRows,
+    StoredGeneration,
+    encode,
+    generation_of,
+)
 from thinmeta.backup.markers import (
     ACTIVE,
     abandon,
@@ -283,7 +290,7 @@ class Creation:
             identity=identity,
             piece_bytes=self._piece,
             segment_bytes=self._part,
-            segments=tuple((at, *found) for at, found in sorted(segments.items()) if found),
+            segments=SegmentRows((at, *found) for at, found in sorted(segments.items()) if found),
             bookmark=bookmark,
             base=base.stored.name if base.stored is not None else None,
             read_bytes=pipeline.read_bytes,

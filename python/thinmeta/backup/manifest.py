@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,7 +23,8 @@ from thinmeta.identity import Identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterable, Iterator
+    from typing import Any, overload
 
     from typing_extensions import Buffer
 
@@ -32,6 +35,7 @@ __all__ = [
     "GENERATIONS",
     "MAX_DOCUMENT_BYTES",
     "VERSION",
+    "SegmentRows",
     "StoredGeneration",
     "decode",
     "encode",
@@ -55,6 +59,8 @@ MAX_TEXT = 4096
 _HEAD, _MIDDLE, _END = b'{"blake3":"', b'","value":', b"}\n"
 _HEX = re.compile(r"[0-9a-f]+")
 _TIME = re.compile(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z")
+#: Bytes of the name of an object.
+HASH_BYTES = 32
 _NAME = re.compile(r"[0-9]{8}-[0-9a-f]{16}")
 
 
@@ -114,6 +120,71 @@ def read_manifest(store: ObjectStore, name: str) -> StoredGeneration:
     return StoredGeneration.from_bytes(name, data)
 
 
+class SegmentRows(Sequence[tuple[int, str, int]]):
+    """Which object each part of a volume has, in 48 bytes a part: see ``segments``.
+
+    A hundred generations of a large volume have millions of parts.
+
+    Args:
+        rows: ``(number, object, bytes)``, ascending.
+    """
+
+    __slots__ = ("_lengths", "_names", "_numbers")
+
+    def __init__(self, rows: Iterable[tuple[int, str, int]] = ()) -> None:
+        numbers, names, lengths = array("Q"), bytearray(), array("Q")
+        for number, name, length in rows:
+            numbers.append(number)
+            names += bytes.fromhex(name)
+            lengths.append(length)
+        self._numbers, self._names, self._lengths = numbers, bytes(names), lengths
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[tuple[int, str, int]]:
+        return (self._row(at) for at in range(len(self)))
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, index: int) -> tuple[int, str, int]: ...
+
+        @overload
+        def __getitem__(self, index: slice) -> Sequence[tuple[int, str, int]]: ...
+
+    def __getitem__(
+        self, index: int | slice
+    ) -> tuple[int, str, int] | Sequence[tuple[int, str, int]]:
+        if isinstance(index, slice):
+            return [self._row(each) for each in range(*index.indices(len(self)))]
+        return self._row(range(len(self))[index])
+
+    def _row(self, at: int) -> tuple[int, str, int]:
+        name = self._names[at * HASH_BYTES : (at + 1) * HASH_BYTES].hex()
+        return self._numbers[at], name, self._lengths[at]
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum of their bytes."""
+        return sum(self._lengths)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SegmentRows):
+            return NotImplemented
+        return (self._numbers, self._names, self._lengths) == (
+            other._numbers,
+            other._names,
+            other._lengths,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self._names, len(self)))
+
+    def __repr__(self) -> str:
+        return f"<thinmeta.backup.SegmentRows {len(self)} parts, {self.total_bytes} bytes>"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredGeneration:
     """One generation of a volume in a repository.
@@ -145,7 +216,7 @@ class StoredGeneration:
     identity: Identity
     piece_bytes: int
     segment_bytes: int
-    segments: tuple[tuple[int, str, int], ...]
+    segments: SegmentRows
     bookmark: str | None
     base: str | None
     read_bytes: int
@@ -165,7 +236,7 @@ class StoredGeneration:
     @property
     def data_bytes(self) -> int:
         """How much of the volume is not zeros, counted in whole pieces."""
-        return sum(length for _, _, length in self.segments)
+        return self.segments.total_bytes
 
     def to_json(self) -> dict[str, Any]:
         """As what JSON can say."""
@@ -253,7 +324,7 @@ def _time(value: dict[str, Any], key: str) -> str:
     return text
 
 
-def _segments(rows: object, size: int, segment_bytes: int) -> tuple[tuple[int, str, int], ...]:
+def _segments(rows: object, size: int, segment_bytes: int) -> SegmentRows:
     if not isinstance(rows, list) or len(rows) > MAX_SEGMENTS:
         raise StreamError("its segments cannot be")
     found: list[tuple[int, str, int]] = []
@@ -268,4 +339,4 @@ def _segments(rows: object, size: int, segment_bytes: int) -> tuple[tuple[int, s
             raise StreamError("its segments cannot be")
         least = number + 1
         found.append((number, name, length))
-    return tuple(found)
+    return SegmentRows(found)
