@@ -367,6 +367,40 @@ def test_hints_for_a_volume_with_an_external_origin_call_nothing_zeros(
         assert told.stdout == expected[form]
 
 
+def test_hints_need_one_origin_for_both_volumes(command: ThinmetaCommand, world: LiveWorld) -> None:
+    words = "delta", "pool", "2", "look", "--format=borg-map"
+    world.dmsetup.add_volume("look", 3, readonly=True)
+    world.dmsetup.add_volume("older", 2, readonly=True, origin="7:9")
+    refused = command(*words)
+    fails(refused, 1, "and device 3 shows zeros: take --full")
+    assert "device 2 shows /dev/" in refused.stderr
+    with world.dmsetup.changed() as state:
+        del state["devices"]["look"]
+    world.dmsetup.add_volume("look", 3, readonly=True, origin="7:9")
+    told = command(*words)
+    # What lies past the older one's last block is read: it may have been smaller.
+    size, block = 10485760, BLOCK
+    rows = [(0, 1, "data"), (1, 2, "same"), (3, size // block - 3, "data")]
+    expected = "".join(f"{begin * block} {length * block} {of}\n" for begin, length, of in rows)
+    assert told.stdout == expected
+
+
+@pytest.mark.parametrize("form", ["text", "borg-map"])
+def test_a_bookmark_of_another_pool_is_compared_with_nothing(
+    command: ThinmetaCommand, world: LiveWorld, form: str
+) -> None:
+    saved = world.folder / "bookmark"
+    words = "delta", "pool", "--from-bookmark", saved, "3", "--format", form
+    world.dmsetup.add_volume("look", 3, readonly=True)
+    with world.dmsetup.changed() as state:
+        state["devices"]["pool"]["uuid"] = "one"
+    assert command("bookmark", "save", "pool", "2", saved).returncode == 0
+    assert command(*words).returncode == 0
+    with world.dmsetup.changed() as state:
+        state["devices"]["pool"]["uuid"] = "two"
+    fails(command(*words), 1, "the bookmark is of pool one, and this is two")
+
+
 def test_a_volume_that_comes_while_it_is_extracted_spoils_it(
     command: ThinmetaCommand, world: LiveWorld
 ) -> None:

@@ -212,6 +212,24 @@ def test_the_command_writes_maps(
             assert backed_up(json.loads(run.stdout), held, wide)[: len(now)] == now
 
 
+def test_what_lies_past_the_size_is_left_out_and_told(
+    images: tuple[Path, bytes, bytes], command: ThinmetaCommand
+) -> None:
+    words = "delta", images[0], 10, 11, "--format"
+    now = images[2]
+    for form in ("borg-map", "rbd-diff"):
+        # A block that the end cuts is no reason to say something.
+        assert command(*words, form, f"--size={len(now)}").stderr == ""
+        short = command(*words, form, f"--size={20 * UNIT + 7}")
+        assert short.returncode == 0
+        assert "device 11 has blocks up to byte 2097152, past its size of 1310727" in short.stderr
+        end = f"{20 * UNIT} 7 data\n" if form == "borg-map" else f'{20 * UNIT},"length":7,'
+        assert end in short.stdout
+    # What a larger one has more is in no archive of the older.
+    larger = command(*words, "borg-map", "--size=3M").stdout
+    assert parsed(larger, 3 << 20)[-1] == (2 << 20, 1 << 20, "zero")
+
+
 def test_the_command_compares_with_a_bookmark_in_all_forms(
     images: tuple[Path, bytes, bytes], command: ThinmetaCommand, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from thinmeta.bookmark import Bookmark
     from thinmeta.cli.options import Parsed
+    from thinmeta.cli.pools import Source
 
 HELP = """\
 Usage: thinmeta delta [--same] [--json] [-m] META LEFT RIGHT
@@ -101,9 +102,7 @@ def run(arguments: list[str]) -> int:
     left: int | Bookmark | None = None
     saved = parsed.value("from-bookmark")
     if saved is not None:
-        from thinmeta.bookmark import Bookmark
-
-        left = Bookmark.open(saved)
+        left = _bookmark(saved, source)
     elif not parsed.has("full"):
         left = source.device_number(parsed.words[1], "LEFT")
     right = source.device_number(parsed.words[-1], "RIGHT")
@@ -135,6 +134,21 @@ def run(arguments: list[str]) -> int:
         _write_text_ranges(ranges, block_bytes, totals)
         write_text(_totals_text(totals, block_bytes))
     return 0
+
+
+def _bookmark(path: str, source: Source) -> Bookmark:
+    """Open it; one of another pool may have the same numbers for other content."""
+    from thinmeta.bookmark import Bookmark
+
+    bookmark = Bookmark.open(path)
+    uuid = "" if source.live is None else source.live.uuid
+    if uuid and bookmark.pool_uuid and uuid != bookmark.pool_uuid:
+        from thinmeta.errors import WrongBaseError
+
+        raise WrongBaseError(
+            f"{path}: the bookmark is of pool {bookmark.pool_uuid}, and this is {uuid}"
+        )
+    return bookmark
 
 
 def _form(parsed: Parsed) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from thinmeta.cli.options import size
-from thinmeta.cli.output import write_text
+from thinmeta.cli.output import write_error, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.still import live_size, still_volume
 from thinmeta.errors import UsageError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from thinmeta.bookmark import Bookmark
     from thinmeta.cli.options import Parsed
     from thinmeta.cli.pools import Source
+    from thinmeta.live import LiveVolume
     from thinmeta.pool import Pool
 
 __all__ = ["HINTS", "write_hints"]
@@ -33,10 +34,12 @@ def write_hints(parsed: Parsed, source: Source, left: int | Bookmark | None, rig
 
     Raises:
         UsageError: The size is needed, and nobody knows it.
-        WrongBaseError: ``left`` proves nothing.
+        WrongBaseError: ``left`` proves nothing, or shows something else where nothing is mapped.
         DeviceInUseError: ``right`` can be written to while it is read.
         LivePoolError: It is not active.
     """
+    from dataclasses import replace
+
     from thinmeta import hints
     from thinmeta.source import device_changes, identity_of_device
 
@@ -58,8 +61,11 @@ def write_hints(parsed: Parsed, source: Source, left: int | Bookmark | None, rig
             raise LivePoolError(source.live.name, reason, errno.ENODEV)
         if size_bytes is None:
             size_bytes = active.size_bytes
-        if left_bytes is None and isinstance(left, int):
-            left_bytes = live_size(source.live, left, source.live.find_volume(left))
+        if isinstance(left, int):
+            before = source.live.find_volume(left)
+            _check_origins(left, before, active)
+            if left_bytes is None:
+                left_bytes = live_size(source.live, left, before)
         origin = origin or active.external_origin is not None
     if size_bytes is None and form == "borg-map":
         raise UsageError(
@@ -67,18 +73,41 @@ def write_hints(parsed: Parsed, source: Source, left: int | Bookmark | None, rig
             "know how large that is (blockdev --getsize64, or lvs --units b, tells)"
         )
     with source.reading() as pool, progress("comparing") as report:
-        is_guess = size_bytes is None
-        if size_bytes is None:
-            size_bytes = max(_mapped_bytes(pool, right), _mapped_bytes(pool, left))
-        identity = identity_of_device(pool, right, size_bytes=size_bytes, external_origin=origin)
-        if is_guess and origin:
+        identity = identity_of_device(pool, right, external_origin=origin)
+        mapped_bytes = identity.size_bytes
+        if size_bytes is not None:
+            identity = replace(identity, size_bytes=size_bytes, size_is_known=True)
+            if mapped_bytes - size_bytes >= pool.superblock.data_block_size_bytes:
+                _tell_of_more(right, mapped_bytes, size_bytes)
+        elif origin:
             raise UsageError("delta: --size is missing: what shows past the last block is data")
+        else:
+            identity = replace(identity, size_bytes=max(mapped_bytes, _mapped_bytes(pool, left)))
         changes = device_changes(pool, right, identity, left, progress=report)
         if source.live is not None:
             still_volume(source.live, right)  # somebody may have come meanwhile
     make = hints.borg_map if form == "borg-map" else hints.rbd_diff
     for part in make(changes, identity, base_bytes=left_bytes):
         write_text(part)
+
+
+def _check_origins(left: int, before: LiveVolume | None, now: LiveVolume) -> None:
+    """Where neither maps anything both show their origins: that has to be one and the same."""
+    if before is not None and before.external_origin != now.external_origin:
+        from thinmeta.errors import WrongBaseError
+
+        raise WrongBaseError(
+            f"device {left} shows {before.external_origin or 'zeros'} where nothing is mapped, and "
+            f"device {now.device_id} shows {now.external_origin or 'zeros'}: take --full"
+        )
+
+
+def _tell_of_more(device_id: int, mapped_bytes: int, size_bytes: int) -> None:
+    """Who gives a wrong size by mistake should notice: benji does not."""
+    write_error(
+        f"thinmeta: warning: device {device_id} has blocks up to byte {mapped_bytes}, past its "
+        f"size of {size_bytes}, which are left out: it was shrunk, or the size is wrong\n"
+    )
 
 
 def _mapped_bytes(pool: Pool, side: int | Bookmark | None) -> int:
