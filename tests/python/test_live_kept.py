@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -384,6 +385,32 @@ def test_in_pools_of_lvm_lvremove_does_it(world: KeptWorld, lvm: FakeLvm) -> Non
         f"lvremove --force vg-1/thinmeta-1-{word}" for word in ("aa", "bb", "cc")
     ]
     assert world.messages("delete") == []
+
+
+def test_in_pools_of_lvm_what_lvremove_calls_used_is_put_off(
+    world: KeptWorld, lvm: FakeLvm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has it, and is not seen before: a device above it, a look at the wrong moment."""
+    from thinmeta.live import programs
+
+    live = thinmeta.live_pool("vg-1/pool")
+    for name, purpose in (("thinmeta-1-aa", "send"), ("thinmeta-1-bb", "other")):
+        keep_in_lvm(live, name, purpose)
+    real = programs.run
+
+    def run(name: str, program: str, words: tuple[str, ...], **options: Any) -> programs.Ran:
+        if program == "lvremove" and words[-1].endswith("aa"):
+            words_ = "lvremove: Logical volume vg-1/thinmeta-1-aa is used by another device."
+            return programs.Ran(5, "", words_, 0)
+        return real(name, program, words, **options)
+
+    monkeypatch.setattr("thinmeta.live.lvm.run", run)
+    with pytest.raises(DeviceInUseError, match="used by another device"):
+        live.forget(["thinmeta-1-aa"])
+    assert sorted(each.role for each in live.kept()) == ["kept", "kept"]
+    report = live.forget("all")
+    assert [each.lvm_name for each in report.removed] == ["thinmeta-1-bb"]
+    assert len(report.left) == 1 and [each.role for each in live.kept()] == ["kept"]
 
 
 def test_in_pools_of_lvm_what_is_open_stays(world: KeptWorld, lvm: FakeLvm) -> None:

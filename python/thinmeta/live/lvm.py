@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from thinmeta.errors import LivePoolError
+from thinmeta.errors import DeviceInUseError, LivePoolError
 from thinmeta.live.programs import QUESTION_SECONDS, finish, run
 
 TYPE_CHECKING = False
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["LvmPool", "LvmVolume", "is_name", "join_name", "layered", "pool_of", "split_name"]
 
 #: What names of groups and volumes consist of; none begins with a hyphen.
+#: What LVM says where a volume cannot be deactivated.
+_IN_USE = re.compile(r"in use|is used by|busy")
 _NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}")
 _UUID = "LVM-"
 _POOL_LAYER = "-tpool"
@@ -175,9 +177,16 @@ class LvmPool:
         """Remove a thin volume; nobody is asked.
 
         Raises:
-            LivePoolError: It is in use, or ``lvremove`` fails.
+            DeviceInUseError: Somebody uses it.
+            LivePoolError: ``lvremove`` fails otherwise.
         """
-        self._change("lvremove", "--force", f"{self.volume_group}/{self._own(name)}")
+        volume = f"{self.volume_group}/{self._own(name)}"
+        try:
+            self._change("lvremove", "--force", volume)
+        except LivePoolError as error:
+            if _IN_USE.search(error.reason):
+                raise DeviceInUseError(volume, error.reason) from error
+            raise
 
     def _change(self, program: str, *words: str) -> None:
         ran = finish(lambda: run(self.full_name, program, words))
