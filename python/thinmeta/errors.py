@@ -33,6 +33,7 @@ __all__ = [
     "NoSuchTreeError",
     "NotFormattedError",
     "ObjectStoreError",
+    "OtherVersionError",
     "PoisonedError",
     "ReadOnlyError",
     "RemoteError",
@@ -42,6 +43,7 @@ __all__ = [
     "StaleTransactionError",
     "StreamError",
     "ThinmetaError",
+    "UnreadableError",
     "UnsupportedFormatError",
     "UsageError",
     "WouldBlockError",
@@ -452,6 +454,14 @@ class NoSuchGenerationError(RepositoryError, KeyError):
 
     def _arguments(self) -> tuple[Any, ...]:
         return self.repository, self.reason, self.generation
+
+
+class UnreadableError(StreamError):
+    """Something is there, and the disk or the filesystem does not give it, now at least."""
+
+
+class OtherVersionError(StreamError):
+    """It is of a version that this program does not know, and sound as far as that goes."""
 
 
 class RepositoryKeyError(RepositoryError):

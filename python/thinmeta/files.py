@@ -2,9 +2,9 @@
 
 A result goes to a file without a name in the folder of its final one, is flushed to the
 disk, and only then takes that name. Whatever ends the work early, a power cut or a signal that
-nobody can catch included, leaves nothing behind. Where a filesystem has no files without
-names (NFS, FUSE), it has a temporary one, which whatever ends the work early removes again, as
-far as it can.
+nobody can catch included, leaves nothing behind, but for a moment at either end. Where a
+filesystem has no files without names (NFS, FUSE), it has a temporary one, which whatever ends
+the work early removes again, as far as it can.
 """
 
 from __future__ import annotations

@@ -335,7 +335,16 @@ def test_a_prune_of_a_repository_with_lost_packs(scene: Scene) -> None:
     with pytest.raises(DamagedRepositoryError, match="nothing was deleted"):
         repository.prune(keep_last=3)
     assert len(repository.generations()) == 3
-    report = repository.prune(keep_last=3, drop_damaged=True)
+    if not whole:
+        # Nothing would be left: the volume may be lost by now, and a part of it is here.
+        with pytest.raises(DamagedRepositoryError, match="nothing would be left of volume 'v'"):
+            repository.prune(keep_last=3, drop_damaged=True)
+        assert len(repository.generations()) == 3
+        made = scene.world.back_up(repository, full=True)
+        scene.content[made.name] = scene.world.shown()
+        whole = [state.name for state in repository.verify().generations if state.is_restorable]
+        assert made.name in whole
+    report = repository.prune(keep_last=4, drop_damaged=True)
     assert report.kept == whole
     for name in whole:
         assert restored(repository, name, scene.folder) == scene.content[name]
@@ -348,8 +357,12 @@ def test_what_is_no_repository_is_not_opened(tmp_path: Path, content: bytes) -> 
     with pytest.raises(thinmeta.RepositoryError, match="no repository is there"):
         Repository.open(tmp_path / "nowhere")
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(DamagedRepositoryError, match=r"config\.json"):
-        Repository.open(tmp_path)
+    if b"99" in content:
+        with pytest.raises(thinmeta.RepositoryError, match=r"config\.json.*use a newer one"):
+            Repository.open(tmp_path)
+    else:
+        with pytest.raises(DamagedRepositoryError, match=r"config\.json"):
+            Repository.open(tmp_path)
     with pytest.raises(thinmeta.RepositoryError, match="there is a repository already"):
         Repository.init(tmp_path)
     with pytest.raises(thinmeta.RepositoryError, match="not empty"):
@@ -426,6 +439,7 @@ GOOD = StoredGeneration(
     segments=SegmentRows([(0, "a" * 64, UNIT), (3, "b" * 64, 5)]),
     bookmark="c" * 64,
     base=None,
+    lineage="00000001-0123456789abcdef",
     read_bytes=1,
     stored_bytes=2,
     packed_bytes=3,

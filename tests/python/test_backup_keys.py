@@ -83,7 +83,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     ("command", "words"),
     [
         ("", "is empty"),
-        ("'unbalanced", "no command"),
+        ("'unbalanced", "it is none: No closing quotation"),
         ("no-such-program-at-all", "cannot be run: No such file"),
         ("false", "ended with status 1"),
         (f"sh -c 'echo {LINE}; exit 3'", "ended with status 3"),
@@ -134,7 +134,9 @@ def test_all_commands_take_the_key(
 ) -> None:
     key, repo, out = tmp_path / "key", tmp_path / "repo", tmp_path / "out"
     assert "a new key; keep a copy" in command("backup", "key", key).stdout
-    fails(command("backup", "key", key), 1, "is there already")
+    again = command("backup", "key", key)
+    fails(again, 1, "is there already")
+    assert "overwrite" not in again.stderr
     printed = command("backup", "key", "-").stdout
     assert re.fullmatch(r"[0-9a-f]{64}\n", printed) and printed != key.read_text()
     given = "--key-file", key
@@ -178,8 +180,12 @@ def test_the_wrong_key_and_one_too_many(
     assert command("backup", "list", tmp_path / "repo", *both[:2]).returncode == 0
     monkeypatch.setenv("THINMETA_KEY_FILE", str(tmp_path / "key"))
     fails(command("backup", "list", tmp_path / "repo"), 2, "one of them")
-    monkeypatch.setenv("THINMETA_KEY_COMMAND", "")
+    monkeypatch.delenv("THINMETA_KEY_COMMAND")
     assert command("backup", "list", tmp_path / "repo").returncode == 0
+    # Set and empty is a mistake in a unit file, and no wish to have it written in clear.
+    monkeypatch.setenv("THINMETA_KEY_FILE", "")
+    fails(command("backup", "init", tmp_path / "clear"), 2, "is set, and empty")
+    assert not (tmp_path / "clear").exists()
     assert Repository.open(tmp_path / "repo", key=KEY).generations() == []
 
 

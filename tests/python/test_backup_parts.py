@@ -72,7 +72,7 @@ def generation(sequence: int, **facts: object) -> StoredGeneration:
         name=name,
         sequence=sequence,
         identity=identity,
-        **{"volume": "", **facts},  # type: ignore[arg-type]
+        **{"volume": "", "lineage": name, **facts},  # type: ignore[arg-type]
     )
 
 
@@ -81,11 +81,11 @@ def test_generations_are_of_one_volume_by_name_device_or_base() -> None:
         generation(1, volume="web"),
         generation(2, volume="web", device_id=9, pool="another"),
         generation(3, device_id=10),
-        generation(4, device_id=11, base=f"{3:08d}-{3:016x}"),
+        generation(4, device_id=11, lineage=f"{3:08d}-{3:016x}"),
         generation(5, device_id=20),
         generation(6, device_id=20),
         generation(7, device_id=20, pool="q"),
-        generation(8, device_id=21, base="00000099-00000000000000ff"),
+        generation(8, device_id=21, base=f"{3:08d}-{3:016x}"),
     ]
     groups = [[each.sequence for each in group] for group in groups_of(reversed(stored))]
     assert sorted(groups) == [[1, 2], [3, 4], [5, 6], [7], [8]]
@@ -124,7 +124,10 @@ def test_latest_is_of_one_volume(tmp_path: Path) -> None:
         assert repository.find("latest") == a[1]
         b = world.back_up(repository, volume="b")
     for call in (repository.find, lambda name: repository.restore(name, tmp_path / "out")):
-        with pytest.raises(thinmeta.NoSuchGenerationError, match="There are b and a"):
+        with pytest.raises(
+            thinmeta.NoSuchGenerationError,
+            match=r"the latest of which volume.* of b, .* of a: name one",
+        ):
             call("latest")
     assert not (tmp_path / "out").exists()
     assert repository.find("latest", volume="a") == a[1]

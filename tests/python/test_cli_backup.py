@@ -198,7 +198,8 @@ def test_metadata_copied_to_one_place_are_told_apart_by_their_data(
     assert backup.create(snapshot).returncode == 0
     run = backup("create", backup.images[0], snapshot, "--data", other, "--size", "4M")
     assert "1.2 MiB read, 1.2 MiB new" in run.stdout
-    assert backup("restore", "latest", tmp_path / "out").returncode == 0
+    fails(backup("restore", "latest", tmp_path / "out"), 1, "the latest of which volume")
+    assert backup("restore", 2, tmp_path / "out").returncode == 0
     restored = (tmp_path / "out").read_bytes()
     assert restored[: 20 * UNIT] == bytes(byte ^ 0xFF for byte in content[: 20 * UNIT])
 

@@ -47,6 +47,12 @@ EXAMPLES: list[tuple[thinmeta.ThinmetaError, dict[str, Any]]] = [
     (errors.PoisonedError("poisoned"), {}),
     (errors.WrongBaseError("wrong base"), {}),
     (errors.StreamError("cut short"), {}),
+    (errors.UnreadableError("it cannot be read: Input/output error"), {}),
+    (errors.OtherVersionError("it is of version 9"), {}),
+    (
+        errors.RepositoryKeyError("repo", "it is encrypted"),
+        {"repository": "repo", "reason": "it is encrypted"},
+    ),
     (
         errors.LivePoolError("pool", "it is gone", errno.ENXIO),
         {"pool": "pool", "reason": "it is gone", "errno": errno.ENXIO},

@@ -208,17 +208,20 @@ class _Teller:
     ) -> None:
         self._loop, self._progress, self._stop = loop, progress, stop
         self._latest: tuple[int, int] | None = None
+        self._lock = threading.Lock()
         self.failure: BaseException | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """In the thread that works."""
-        asked, self._latest = self._latest is not None, (done, total)
+        with self._lock:
+            asked, self._latest = self._latest is not None, (done, total)
         if not asked:
             self._loop.call_soon_threadsafe(self.tell)
 
     def tell(self) -> None:
         """In the loop: pass the latest numbers on."""
-        latest, self._latest = self._latest, None
+        with self._lock:
+            latest, self._latest = self._latest, None
         if latest is None or self._stop.is_set():
             return
         try:
@@ -263,6 +266,9 @@ async def _in_thread(call: Callable[[], Result], stop: threading.Event | None = 
             except asyncio.CancelledError:
                 continue  # asked twice: it is under way
         future.exception()  # nobody else will ask
+        raise
+    except BaseException:
+        asked.set()  # the loop has stopped, or the coroutine is closed
         raise
     finally:
         pool.shutdown()  # the work is done, and the thread about to end

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from thinmeta._core import Blake3
 from thinmeta.backup.base import BOOKMARKS, Base, BaseFinder, choose_base, pool_of
 from thinmeta.backup.index import PACKS, IndexSet, damaged_packs, pack_name
+from thinmeta.backup.listing import newest_first
 from thinmeta.backup.locate import Lost, read_segment
 from thinmeta.backup.manifest import (
     CREATED,
@@ -36,7 +37,7 @@ from thinmeta.backup.pipeline import BaseDamagedError, Pipeline
 from thinmeta.backup.plan import parts, piece_bytes_for, work_for
 from thinmeta.backup.sealed import piece_key
 from thinmeta.backup.segments import SEGMENTS, segment_bytes_for
-from thinmeta.errors import RepositoryBusyError
+from thinmeta.errors import RepositoryBusyError, RepositoryError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 __all__ = ["Creation", "Outlook", "file_digest"]
 
 SECTOR_BYTES = 512
+#: So many numbers may be missing between a generation that can be read and the last one.
+FAR = 1000
 
 log = logging.getLogger("thinmeta.backup")
 
@@ -279,10 +282,13 @@ class Creation:
                 if number * self._part < identity.size_bytes:
                     segments[number] = name, length
         segments.update(pipeline.segments)
-        names = (generation_of(name) for name, _ in self._store.list(GENERATIONS))
-        sequence = max((int(name[:8]) for name in names if name is not None), default=0) + 1
+        sequence = self._next_number()
+        name = f"{sequence:08d}-{self._id}"
+        rows = SegmentRows((at, *found) for at, found in sorted(segments.items()) if found)
+        stored = base.stored
+        has_most = stored is not None and 2 * pipeline.read_bytes < rows.total_bytes
         return StoredGeneration(
-            name=f"{sequence:08d}-{self._id}",
+            name=name,
             sequence=sequence,
             created=time.strftime(CREATED, time.gmtime()),
             volume=self._volume,
@@ -290,18 +296,30 @@ class Creation:
             identity=identity,
             piece_bytes=self._piece,
             segment_bytes=self._part,
-            segments=SegmentRows((at, *found) for at, found in sorted(segments.items()) if found),
+            segments=rows,
             bookmark=bookmark,
-            base=base.stored.name if base.stored is not None else None,
+            base=None if stored is None else stored.name,
+            lineage=stored.lineage if stored is not None and has_most else name,
             read_bytes=pipeline.read_bytes,
             stored_bytes=pipeline.stored_bytes,
             packed_bytes=pipeline.packed_bytes,
         )
 
+    def _next_number(self) -> int:
+        """One more than the last; a name that cannot be in its place counts for nothing."""
+        newest = next(newest_first(self._store), None)
+        known = 0 if newest is None else newest.sequence
+        names = (generation_of(name) for name, _ in self._store.list(GENERATIONS))
+        numbers = (int(name[:8]) for name in names if name is not None)
+        return max((each for each in numbers if each <= known + FAR), default=known) + 1
+
     def _commit(self, made: StoredGeneration, marker: str) -> None:
         self._store.flush()  # segments
         self._check_marker(marker)
         name = f"{GENERATIONS}{made.name}.json"
+        if generation_of(name) is None:
+            reason = f"nobody would find a generation of the name {made.name}: nothing was made"
+            raise RepositoryError(self._store.name, reason)
         if not self._store.put_new(name, encode(made.to_json())):
             raise RepositoryBusyError(self._store.name, f"{made.name} is there already: run again")
         try:

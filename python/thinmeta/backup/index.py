@@ -106,7 +106,7 @@ class IndexSet:
         self._store, self._cache = store, cache
         self.blocks = _core.BlockIndex(key=piece_key(store))
         self.objects: list[str] = []
-        self.damaged: dict[str, str] = {}
+        self.damaged: dict[str, object] = {}
         self.packs: set[bytes] = set()
 
     @classmethod
@@ -191,7 +191,7 @@ class IndexSet:
 
     def _is_damaged(self, name: str, error: StreamError) -> None:
         log.warning("%s: %s: %s", self._store.name, name, error)
-        self.damaged[name] = str(error)
+        self.damaged[name] = error
 
     def put(self, alone: AbstractContextManager[object] | None = None) -> str | None:
         """Store what was recorded and is in no index object yet; the object's name.

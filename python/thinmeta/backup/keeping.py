@@ -66,27 +66,26 @@ def groups_of(stored: Iterable[StoredGeneration]) -> list[list[StoredGeneration]
     """Generations by volume, each the oldest first.
 
     Those of one volume have the same name for it, and are of one pool as far as those have
-    uuids; without a name, they are of one device of one pool, or one was made from the other.
+    uuids. Without a name, they are of one device of one pool, or of one lineage: any generation
+    of a pool may be a base, and need not be of the same volume.
     """
     found = sorted(stored, key=lambda each: each.name)
-    above: dict[str, str] = {each.name: each.name for each in found}
+    above: dict[object, object] = {}
 
-    def top(name: str) -> str:
-        while above[name] != name:
-            above[name] = name = above[above[name]]
-        return name
+    def top(each: object) -> object:
+        while (over := above.setdefault(each, each)) != each:
+            above[each] = above[over]
+            each = over
+        return each
 
-    first: dict[tuple[str, str, int], str] = {}
     for each in found:
         if each.volume:
             # Two hosts may have a volume of that name, and pools that are known apart.
-            key = each.volume, each.identity.pool_uuid, 0
+            above[top(each.name)] = top((each.volume, each.identity.pool_uuid))
         else:
-            key = "", each.pool, each.identity.device_id
-        above[top(each.name)] = top(first.setdefault(key, each.name))
-        if not each.volume and each.base in above:
-            above[top(each.name)] = top(each.base)
-    groups: dict[str, list[StoredGeneration]] = {}
+            above[top(each.name)] = top((each.pool, each.identity.device_id, "device"))
+            above[top(each.name)] = top((each.lineage, "lineage"))
+    groups: dict[object, list[StoredGeneration]] = {}
     for each in found:
         groups.setdefault(top(each.name), []).append(each)
     return list(groups.values())

@@ -73,7 +73,9 @@ def key_from_file(path: Path) -> bytes:
             found = os.fstat(file.fileno())
             data = file.read(MOST_BYTES)
     except OSError as error:
-        raise RepositoryKeyError(name, f"the key cannot be read: {error.strerror}") from error
+        raise RepositoryKeyError(
+            _shown(name), f"the key cannot be read: {error.strerror}"
+        ) from error
     if stat.S_ISREG(found.st_mode) and found.st_mode & (stat.S_IRGRP | stat.S_IROTH):
         log.warning("%s: others can read this key: chmod 600 %s", name, name)
     return _key_of(name, data)
@@ -95,29 +97,37 @@ def key_from_command(command: str) -> bytes:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise RepositoryKeyError(command, f"no command: {error}") from error
+        raise RepositoryKeyError("the key's command", f"it is none: {error}") from error
     if not words:
-        raise RepositoryKeyError(command, "the command for the key is empty")
+        raise RepositoryKeyError(_shown(command), "the command for the key is empty")
     try:
         with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             data = process.stdout.read(MOST_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RepositoryKeyError(words[0], f"the key's command cannot be run: {reason}") from error
+        raise RepositoryKeyError(
+            _shown(words[0]), f"the key's command cannot be run: {reason}"
+        ) from error
     if process.returncode != 0:
         how = f"status {process.returncode}"
         if process.returncode < 0:
             how = f"signal {-process.returncode}"
-        raise RepositoryKeyError(words[0], f"the key's command ended with {how}")
+        raise RepositoryKeyError(_shown(words[0]), f"the key's command ended with {how}")
     return _key_of(words[0], data)
+
+
+def _shown(name: str) -> str:
+    """What messages call a file or a command: never a key that was given in its place."""
+    has_key = _LINE.search(os.fsencode(name)) is not None
+    return "(a key itself, in the place of a file or a command)" if has_key else name
 
 
 def _key_of(name: str, data: bytes) -> bytes:
     match = _LINE.fullmatch(data)
     if match is None:
         raise RepositoryKeyError(
-            name,
+            _shown(name),
             "no key: that is a line of 64 hexadecimal digits; 'thinmeta backup key FILE' makes one",
         )
     return bytes.fromhex(match[1].decode())

@@ -28,7 +28,7 @@ def names_of_generations(store: ObjectStore) -> list[str]:
 
 
 def newest_first(
-    store: ObjectStore, damaged: dict[str, str] | None = None
+    store: ObjectStore, damaged: dict[str, StreamError] | None = None
 ) -> Iterator[StoredGeneration]:
     """The generations that can be read, each read when it is asked for.
 
@@ -45,12 +45,12 @@ def newest_first(
         except StreamError as error:
             log.warning("%s: %s%s.json: %s", store.name, GENERATIONS, name, error)
             if damaged is not None:
-                damaged[name] = str(error)
+                damaged[name] = error
 
 
-def read_generations(store: ObjectStore) -> tuple[list[StoredGeneration], dict[str, str]]:
+def read_generations(store: ObjectStore) -> tuple[list[StoredGeneration], dict[str, StreamError]]:
     """Those that can be read, the oldest first, and what is wrong with the others."""
-    damaged: dict[str, str] = {}
+    damaged: dict[str, StreamError] = {}
     found = list(newest_first(store, damaged))
     found.reverse()
     return found, damaged
@@ -87,29 +87,37 @@ def find_generation(store: ObjectStore, wanted: str, volume: str | None) -> Stor
 
 def _latest(store: ObjectStore, names: list[str], volume: str | None) -> StoredGeneration:
     """The newest generation of a volume; a damaged one is no reason to take an older unasked."""
-    newest: StoredGeneration | None = None
+    from thinmeta.backup.keeping import groups_of
+
+    found: list[StoredGeneration] = []
     for name in reversed(names):
         stop_point()
         try:
             each = _read(store, name, LATEST)
         except DamagedRepositoryError:
-            if newest is None:
+            if not found:
                 raise  # nobody knows of which volume it is
             continue
         except NoSuchGenerationError:
             continue  # pruned meanwhile
-        if volume is None:
-            newest = newest or each
-            if each.volume != newest.volume:
-                both = " and ".join(one.volume or "one without a name" for one in (newest, each))
-                reason = f"the latest of which volume? There are {both}: --volume or a name says"
-                raise NoSuchGenerationError(store.name, reason, LATEST)
-        elif each.volume == volume:
-            return each
-    if newest is None:
+        if volume in (None, each.volume):
+            found.append(each)
+    if not found:
         of_it = "" if volume is None else f" of volume {volume!r}"
         raise NoSuchGenerationError(store.name, f"it has no generation{of_it} yet", LATEST)
-    return newest
+    groups = groups_of(found)
+    if len(groups) > 1:
+        newest = sorted((group[-1] for group in groups), key=lambda each: each.name, reverse=True)
+        last = ", ".join(f"{each.name} of {_called(each)}" for each in newest[:4])
+        reason = f"the latest of which volume? {last}: name one of them, or use --volume"
+        raise NoSuchGenerationError(store.name, reason, LATEST)
+    return found[0]
+
+
+def _called(stored: StoredGeneration) -> str:
+    """A volume as people know it."""
+    pool = f" of pool {stored.pool}" if stored.pool else ""
+    return (stored.volume or f"device {stored.identity.device_id}") + pool
 
 
 def _read(store: ObjectStore, name: str, wanted: str) -> StoredGeneration:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from threading import Lock
 
-from thinmeta.errors import StreamError
+from thinmeta.errors import StreamError, UnreadableError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ def reading_object() -> Iterator[None]:
     """Take an object that cannot be read for a damaged one.
 
     Raises:
-        StreamError: The disk, or the filesystem, cannot give it.
+        UnreadableError: The disk, or the filesystem, cannot give it.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _OF_ONE:
-            raise StreamError(f"it cannot be read: {error.strerror}") from error
+            raise UnreadableError(f"it cannot be read: {error.strerror}") from error
         raise
 
 
@@ -74,6 +74,7 @@ class LocalStore:
         self._lock = Lock()
         self._settling: ThreadPoolExecutor | None = None
         self._settled: list[Future[str]] = []
+        self._failure: OSError | None = None
 
     def __repr__(self) -> str:
         return f"LocalStore({self.name!r})"
@@ -106,14 +107,23 @@ class LocalStore:
         return True
 
     def flush(self) -> None:
-        """See to it that all is there that was put with ``later``, and is durable."""
+        """See to it that all is there that was put with ``later``, and is durable.
+
+        What has failed once is said each time: it is not there afterwards, either.
+        """
         with self._lock:
             settling, self._settling = self._settling, None
             settled, self._settled = self._settled, []
         if settling is not None:
             settling.shutdown()
-        for folder in sorted({each.result() for each in settled}):
-            _sync_folder(folder)
+        try:
+            if self._failure is not None:
+                raise self._failure
+            for folder in sorted({each.result() for each in settled}):
+                _sync_folder(folder)
+        except OSError as error:
+            self._failure = error
+            raise
 
     def put_file(self, name: str, path: str) -> None:
         """Store what a file holds."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from thinmeta._core import Blake3
-from thinmeta.errors import StreamError
+from thinmeta.errors import OtherVersionError, StreamError
 from thinmeta.identity import Identity
 
 TYPE_CHECKING = False
@@ -94,7 +94,9 @@ def decode(data: Buffer) -> dict[str, Any]:
         raise StreamError("it is no JSON object")
     version = value.get("version")
     if version != VERSION:
-        raise StreamError(f"it is of version {version!r:.20}, and this program knows {VERSION}")
+        raise OtherVersionError(
+            f"it is of version {version!r:.20}, and this thinmeta knows {VERSION}: use a newer one"
+        )
     return value
 
 
@@ -203,6 +205,8 @@ class StoredGeneration:
             which one, its object, and how many bytes of it are not zero pieces.
         bookmark: The object that proves later what is unchanged, or ``None``.
         base: The generation that it was made from, or ``None`` if all was read.
+        lineage: Name of the first of those that were made from one another, each with most of
+            its content from the one before: what volumes without a name are known by.
         read_bytes: How much of the volume was read.
         stored_bytes: How much of that was new to the repository, before compression.
         packed_bytes: The same as it is stored.
@@ -219,6 +223,7 @@ class StoredGeneration:
     segments: SegmentRows
     bookmark: str | None
     base: str | None
+    lineage: str
     read_bytes: int
     stored_bytes: int
     packed_bytes: int
@@ -253,6 +258,7 @@ class StoredGeneration:
             "segments": [list(row) for row in self.segments],
             "bookmark": self.bookmark,
             "base": self.base,
+            "lineage": self.lineage,
             "read_bytes": self.read_bytes,
             "stored_bytes": self.stored_bytes,
             "packed_bytes": self.packed_bytes,
@@ -277,6 +283,9 @@ class StoredGeneration:
             raise StreamError("its bookmark cannot be")
         if base is not None and not (isinstance(base, str) and is_name(base)):
             raise StreamError("its base cannot be")
+        lineage = value.get("lineage")
+        if not isinstance(lineage, str) or not is_name(lineage):
+            raise StreamError("its lineage cannot be")
         return cls(
             name=name,
             sequence=_count(value, "sequence"),
@@ -289,6 +298,7 @@ class StoredGeneration:
             segments=_segments(value.get("segments"), identity.size_bytes, segment),
             bookmark=bookmark,
             base=base,
+            lineage=lineage,
             read_bytes=_count(value, "read_bytes"),
             stored_bytes=_count(value, "stored_bytes"),
             packed_bytes=_count(value, "packed_bytes"),

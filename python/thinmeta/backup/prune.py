@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from thinmeta import _core
@@ -49,8 +50,10 @@ from thinmeta.backup.waste import Waste, find_waste
 from thinmeta.errors import (
     DamagedRepositoryError,
     NoSuchGenerationError,
+    OtherVersionError,
     RepositoryBusyError,
     StreamError,
+    UnreadableError,
 )
 
 TYPE_CHECKING = False
@@ -61,7 +64,7 @@ if TYPE_CHECKING:
     from thinmeta.backup.objects import ObjectStore
 
     #: Gives the generations that can be read, and what is wrong with the others.
-    Read = Callable[[], tuple[list[StoredGeneration], dict[str, str]]]
+    Read = Callable[[], tuple[list[StoredGeneration], dict[str, StreamError]]]
 
 __all__ = ["Prune", "PruneReport"]
 
@@ -151,6 +154,11 @@ class Prune:
             self._store.delete([f"{GENERATIONS}{name}.json" for name in dropped])
             self._report.deleted = dropped
             self._free(read, waste, marker)
+        except BaseException:
+            # What was put is no use any more, but it is not to go on when the marker has gone.
+            with suppress(OSError):
+                self._store.flush()
+            raise
         finally:
             try:
                 take_back(self._store, marker)
@@ -223,12 +231,10 @@ class Prune:
             )
         dropped = sorted(unreadable)
         if drop_damaged:
-            from thinmeta.backup.verify import verify
-
-            report = verify(self._store, self._cache, quick=True, progress=None)
-            whole = {each.name for each in report.generations if each.is_restorable}
-            dropped += [each.name for each in found if each.name not in whole]
-            found = [each for each in found if each.name in whole]
+            whole = self._whole(found, unreadable, keep, volume)
+            damaged = {each.name for each in found if volume in (None, each.volume)} - whole
+            dropped += damaged
+            found = [each for each in found if each.name not in damaged]
         if volume is not None and not any(each.volume == volume for each in found):
             reason = f"it has no generation of a volume {volume!r}: nothing was deleted"
             raise NoSuchGenerationError(self._store.name, reason, volume)
@@ -243,6 +249,48 @@ class Prune:
         dropped += [each.name for each in found if each.name not in reasons]
         self._report.reasons = {each.name: reasons[each.name] for each in kept}
         return kept, sorted(dropped)
+
+    def _whole(
+        self,
+        found: list[StoredGeneration],
+        unreadable: dict[str, StreamError],
+        keep: set[str],
+        volume: str | None,
+    ) -> set[str]:
+        """Generations that can be restored, where the others may be deleted for good.
+
+        Raises:
+            DamagedRepositoryError: They may not: it is not certain that they are damaged, or
+                nothing of a volume would be left.
+        """
+        from thinmeta.backup.verify import verify
+
+        report = verify(self._store, self._cache, quick=True, progress=None)
+        whole = {each.name for each in report.generations if each.is_restorable}
+        errors = [*unreadable.values(), *(each.error for each in report.findings)]
+        reason = ""
+        if any(isinstance(each, UnreadableError) for each in errors):
+            reason = "the disk cannot read some objects now, which says nothing of what they are"
+        elif any(isinstance(each, OtherVersionError) for each in errors):
+            reason = "some objects are of a newer version, and not damaged: use a newer thinmeta"
+        elif unreadable and volume is not None:
+            who = ", ".join(sorted(unreadable))
+            reason = f"nobody knows of which volume {who} were: leave --volume out to delete them"
+        elif lost := sorted(keep - whole):
+            reason = f"{', '.join(lost)}, which --keep names, cannot be restored in full"
+        else:
+            for group in groups_of(found):
+                if not any(each.name in whole for each in group):
+                    last = group[-1]
+                    what = f"volume {last.volume!r}" if last.volume else "one volume"
+                    reason = f"nothing would be left of {what} ({last.name}): back it up first"
+            if unreadable and not whole:
+                reason = "nothing would be left: back up what there is first"
+        if reason:
+            names = tuple(each.object for each in report.findings)
+            text = f"{reason}; nothing was deleted"
+            raise DamagedRepositoryError(self._store.name, text, names, tuple(sorted(whole)))
+        return whole
 
     def _find_waste(self, kept: list[StoredGeneration]) -> Waste:
         try:

@@ -10,10 +10,10 @@ from weakref import finalize
 from thinmeta.arguments import number, threads_argument
 from thinmeta.backup.config import make_config, read_config, repair_config
 from thinmeta.backup.create import Creation, Outlook
-from thinmeta.backup.listing import find_generation, newest_first, read_generations
+from thinmeta.backup.listing import LATEST, find_generation, newest_first, read_generations
 from thinmeta.backup.manifest import StoredGeneration
 from thinmeta.backup.objects import open_store
-from thinmeta.backup.sealed import folder_of
+from thinmeta.backup.sealed import folder_of, own_store
 from thinmeta.errors import DamagedRepositoryError, UsageError
 
 TYPE_CHECKING = False
@@ -141,6 +141,12 @@ class Repository:
         except DamagedRepositoryError as error:
             raise self._is_damaged(set(error.objects), error.reason) from error
 
+    def _find_for(
+        self, generation: str | int | StoredGeneration, volume: str | None
+    ) -> StoredGeneration:
+        """One generation; the latest is that of the volume in question."""
+        return self.find(generation, volume=volume if generation == LATEST else None)
+
     def create(
         self,
         generation: Generation,
@@ -229,12 +235,12 @@ class Repository:
         if not -7 <= level <= 22:
             raise UsageError(f"zstd has levels from -7 to 22, and none {level}")
         return Creation(
-            self._store,
+            own_store(self._store),
             self._cache(),
             generation,
             volume=volume,
             pool=pool,
-            wanted=None if base is None else self.find(base),
+            wanted=None if base is None else self._find_for(base, volume or None),
             full=full,
             level=level,
             threads=threads_argument(threads) or DEFAULT_THREADS,
@@ -363,8 +369,8 @@ class Repository:
         )
         if not rules or min(rules.last, rules.daily, rules.weekly, rules.monthly) < 0:
             raise UsageError("at least one generation has to be kept: keep_last=1")
-        kept = {self.find(each).name for each in keep}
-        prune = Prune(self._store, self._cache(), progress=progress)
+        kept = {self._find_for(each, volume).name for each in keep}
+        prune = Prune(own_store(self._store), self._cache(), progress=progress)
         return prune.run(
             partial(read_generations, self._store),
             rules=rules,

@@ -43,6 +43,7 @@ __all__ = [
     "SealedStore",
     "folder_of",
     "key_check",
+    "own_store",
     "piece_key",
     "plain_bytes",
     "sealed_bytes",
@@ -66,6 +67,19 @@ _REMEMBERED = 4096
 def piece_key(store: ObjectStore) -> bytes | None:
     """Under which key pieces are hashed in a store; ``None``: under none."""
     return store.piece_key if isinstance(store, SealedStore) else None
+
+
+def own_store(store: ObjectStore) -> ObjectStore:
+    """The same store for one call, whose :meth:`flush` is about what that call has put alone.
+
+    Of two calls at the same time one would else wait for the other's objects, or hear what went
+    wrong with them, and the other would not.
+    """
+    from thinmeta.backup.local import LocalStore
+
+    if isinstance(store, SealedStore):
+        return SealedStore(own_store(store.inner), store._key, store._id.hex())
+    return LocalStore(store.name) if type(store) is LocalStore else store
 
 
 def folder_of(store: ObjectStore) -> str | None:
@@ -128,8 +142,9 @@ class SealedStore:
     """
 
     def __init__(self, store: ObjectStore, key: bytes, identifier: str) -> None:
-        if len(key) != KEY_BYTES:
-            raise RepositoryKeyError(store.name, f"a key has {KEY_BYTES} bytes, not {len(key)}")
+        given: object = key
+        if not isinstance(given, bytes) or len(given) != KEY_BYTES:
+            raise RepositoryKeyError(store.name, f"a key has {KEY_BYTES} bytes")
         self.inner, self._key, self._id = store, key, bytes.fromhex(identifier)
         self.name = store.name
         self.piece_key = _derive(key, self._id, b"thinmeta pieces")

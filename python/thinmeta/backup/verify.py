@@ -59,10 +59,12 @@ class Finding:
     Attributes:
         object: Its name.
         problem: What is wrong.
+        error: The same as an error, where there was one.
     """
 
     object: str
     problem: str
+    error: BaseException | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -137,6 +139,21 @@ def verify(
     progress: Callable[[int, int], object] | None,
 ) -> VerifyReport:
     """Look at all objects; see :meth:`thinmeta.backup.Repository.verify`."""
+    if not quick:
+        # Copies of index objects say nothing about what is there.
+        with tempfile.TemporaryDirectory(prefix="thinmeta-index-") as fresh:
+            return _verify(store, fresh, quick=quick, mend=mend, progress=progress)
+    return _verify(store, cache, quick=quick, mend=mend, progress=progress)
+
+
+def _verify(
+    store: ObjectStore,
+    cache: str,
+    *,
+    quick: bool,
+    mend: bool,
+    progress: Callable[[int, int], object] | None,
+) -> VerifyReport:
     for _ in range(ATTEMPTS):
         before = _looks(store)
         verification = _Verification(store, cache, quick=quick, progress=progress)
@@ -167,7 +184,7 @@ class _Verification:
     ) -> None:
         self._store, self._cache = store, cache
         self._quick, self._progress = quick, progress
-        self._findings: dict[str, str] = {}
+        self._findings: dict[str, object] = {}
         self._objects = self._read_bytes = 0
         #: Packs that are there, and of those with damage which pieces.
         self._packs: dict[bytes, int] = {}
@@ -191,7 +208,10 @@ class _Verification:
         for stored in generations:
             states[stored.name] = self._state(stored, index)
         self._bookmarks(generations, states)
-        findings = [Finding(name, self._findings[name]) for name in sorted(self._findings)]
+        findings = [
+            Finding(name, str(what), what if isinstance(what, BaseException) else None)
+            for name, what in sorted(self._findings.items())
+        ]
         ordered = [states[name] for name in sorted(states)]
         return VerifyReport(findings, ordered, self._objects, self._read_bytes, self._quick)
 
@@ -204,7 +224,7 @@ class _Verification:
             self._store.delete(DAMAGED + pack.hex() for pack in said - found)
 
     def _found(self, name: str, problem: object) -> None:
-        self._findings.setdefault(name, str(problem))
+        self._findings.setdefault(name, problem)
 
     def _generations(self) -> tuple[list[StoredGeneration], dict[str, GenerationState]]:
         found, states = [], {}
@@ -255,6 +275,8 @@ class _Verification:
             if self._store.size(pack_object(pack)) is None:
                 self._found(pack_object(pack), "it is missing")
                 self._bad.add(pack)
+        if self._quick:
+            self._find_short(index)
         self._objects += len(index.objects) + len(index.damaged)
         suspects = self._bad | damaged_packs(self._store)
         if suspects:
@@ -266,6 +288,14 @@ class _Verification:
         # What no index object names may be what a lost one has named.
         index.adopt()
         return index
+
+    def _find_short(self, index: IndexSet) -> None:
+        """Of packs that are not read: whether they can have what they are said to have."""
+        for pack, stored_bytes, _ in index.blocks.usage():
+            size = self._packs.get(pack)
+            if size is not None and size < stored_bytes:
+                self._found(pack_object(pack), f"it has {size} bytes of {stored_bytes} and more")
+                self._bad.add(pack)
 
     def _state(self, stored: StoredGeneration, index: IndexSet) -> GenerationState:
         state = GenerationState(stored.name)

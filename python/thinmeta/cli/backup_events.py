@@ -64,6 +64,7 @@ class Reporter:
             yield
         except BaseException as error:
             status, message = judge(error)
+            message = "; ".join([message, *getattr(error, "__notes__", ())]) if message else ""
             self.event("error", type=type(error).__name__, message=message, exit_status=status)
             raise
         finally:

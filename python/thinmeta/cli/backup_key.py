@@ -6,7 +6,7 @@ import os
 
 from thinmeta.cli.options import Option, parse
 from thinmeta.cli.output import write_text
-from thinmeta.errors import AlreadyFormattedError, RepositoryKeyError, UsageError
+from thinmeta.errors import RepositoryKeyError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run_key(arguments: list[str]) -> int:
         write_key_file(path, new_key())
     except FileExistsError as error:
         reason = "it is there already, and is perhaps the only copy of a key; nothing written"
-        raise AlreadyFormattedError(path, reason) from error
+        raise RepositoryKeyError(path, reason) from error
     write_text(f"{path}: a new key; keep a copy where the repository is not\n")
     return 0
 
@@ -75,9 +75,12 @@ def given_key(parsed: Parsed) -> bytes | None:
         raise UsageError(f"{parsed.command}: {names}: one of them")
     from thinmeta.backup.keys import key_from_command, key_from_file
 
-    if path is not None and (path or parsed.has("key-file")):
+    if path == "" or command == "":
+        # Whoever has set it wants a key: without one the repository would be written in clear.
+        raise UsageError(f"{parsed.command}: {names}: one of them is set, and empty")
+    if path is not None:
         return key_from_file(path)
-    if command is not None and (command or parsed.has("key-command")):
+    if command is not None:
         return key_from_command(command)
     return None
 

@@ -34,7 +34,8 @@ and reserve and release the metadata snapshot themselves.
             keep as the bases of their next runs, or have left behind: for which volume
             and purpose, since when, and whether they are still there
   forget    remove those with an ID, their number or LVM's name, and nothing else. The
-            next run for their purpose has no base then, and reads the whole volume.
+            next run for their purpose reads the whole volume then; a backup goes on
+            from the bookmark in its repository.
 
 Options
       --suspend NAME     suspend the active volume NAME while the snapshot is made
