@@ -23,10 +23,22 @@ if TYPE_CHECKING:
 
     State = Literal["data", "zero", "same"]
 
-__all__ = ["borg_map", "rbd_diff"]
+__all__ = ["borg_map", "rbd_diff", "with_holes"]
 
 #: Ranges in one part of the text.
 PART_RANGES = 4096
+
+
+def with_holes(changes: Changes, whole: Changes) -> Changes:
+    """The same, with all that is not mapped as zeros, and not only what was there in the base.
+
+    Args:
+        changes: What differs from the base.
+        whole: What differs from nothing, of the same state.
+    """
+    from thinmeta.source import Changes
+
+    return Changes(changes.base, changes.data._numbers, whole.zero._numbers)
 
 
 def borg_map(

@@ -190,9 +190,11 @@ def test_the_command_writes_maps(
         (3 * UNIT, UNIT, "data"),
         (4 * UNIT, UNIT, "same"),
         (5 * UNIT, 2 * UNIT, "zero"),
-        (7 * UNIT, 13 * UNIT, "same"),
+        (7 * UNIT, 3 * UNIT, "same"),
+        (10 * UNIT, 10 * UNIT, "zero"),
         (20 * UNIT, UNIT, "data"),
-        (21 * UNIT, len(now) - 21 * UNIT, "same"),
+        (21 * UNIT, 10 * UNIT, "zero"),
+        (31 * UNIT, len(now) - 31 * UNIT, "same"),
     ]
     words = "delta", metadata, "--from-bookmark", tmp_path / "b", 11
     assert command(*words, "--format=borg-map", size).stdout == since.stdout
@@ -200,7 +202,7 @@ def test_the_command_writes_maps(
     assert applied(parsed(full.stdout, len(now)), b"", now) == now
     # What the archive does not have is read, also where nothing has changed.
     short = command("delta", metadata, 10, 11, "--format=borg-map", size, "--left-size=1M")
-    assert parsed(short.stdout, len(now))[-1] == (16 * UNIT, len(now) - 16 * UNIT, "data")
+    assert parsed(short.stdout, len(now))[-1] == (31 * UNIT, len(now) - 31 * UNIT, "data")
     origin = command("delta", metadata, 10, 11, "--format=borg-map", size, "--external-origin")
     assert "zero" not in origin.stdout
     for left in ((10, 11), ("--full", 11)):
@@ -228,6 +230,21 @@ def test_what_lies_past_the_size_is_left_out_and_told(
     # What a larger one has more is in no archive of the older.
     larger = command(*words, "borg-map", "--size=3M").stdout
     assert parsed(larger, 3 << 20)[-1] == (2 << 20, 1 << 20, "zero")
+
+
+def test_a_discard_of_what_is_compared_with_spoils_no_map(
+    tmp_path: Path, command: ThinmetaCommand
+) -> None:
+    """It leaves no trace: the archive has what was there, and both volumes a hole."""
+    with World(tmp_path, 5, mib=2) as world:
+        world.write(0, world.random.randbytes(10 * UNIT))
+        before, older = world.shown(), world.snapshot()
+        world.discard(2 * UNIT, UNIT)
+        with world.pool.devices[older].open(mode="r+", size_bytes=world.size) as volume:
+            volume.discard(2 * UNIT, UNIT)
+        now, newer = world.shown(), world.snapshot()
+    words = "delta", world.paths[0], older, newer, "--format=borg-map", f"--size={len(now)}"
+    assert applied(parsed(command(*words).stdout, len(now)), before, now) == now
 
 
 def test_the_command_compares_with_a_bookmark_in_all_forms(

@@ -84,6 +84,10 @@ def write_hints(parsed: Parsed, source: Source, left: int | Bookmark | None, rig
         else:
             identity = replace(identity, size_bytes=max(mapped_bytes, _mapped_bytes(pool, left)))
         changes = device_changes(pool, right, identity, left, progress=report)
+        if form == "borg-map" and left is not None and not identity.external_origin:
+            # What maps nothing is zeros, whatever has become of LEFT: a discard leaves no trace.
+            whole = device_changes(pool, right, identity, None, progress=report)
+            changes = hints.with_holes(changes, whole)
         if source.live is not None:
             still_volume(source.live, right)  # somebody may have come meanwhile
     make = hints.borg_map if form == "borg-map" else hints.rbd_diff
