@@ -212,6 +212,45 @@ def test_a_disk_that_stutters_is_no_reason_to_delete(
         assert sorted(map(str, (tmp_path / "repo").rglob("*"))) == before
 
 
+@pytest.mark.parametrize("number", range(0, 24, 3))
+def test_a_prune_does_without_the_table_of_a_pack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The index objects say what is in it, and have to go on saying so."""
+    for name in ("PACK_BYTES", "READ_BYTES"):
+        monkeypatch.setattr(f"thinmeta.backup.pipeline.{name}", 4 * UNIT)
+    monkeypatch.setattr("thinmeta.backup.waste.PACK_BYTES", 0)
+    path = tmp_path / "repo"
+    repository = Repository.init(path)
+    with World(tmp_path, 4, mib=4) as world:
+        for turn in range(4):
+            world.write(turn * 10 * UNIT, world.random.randbytes(24 * UNIT))
+            made = world.back_up(repository, threads=1)
+        content = world.shown()
+    packs = sorted(
+        (each for each in (path / "packs").rglob("*") if each.is_file()),
+        key=lambda each: each.stat().st_mtime_ns,
+    )
+    assert len(packs) == 24
+    victim = packs[number]
+    data = bytearray(victim.read_bytes())
+    data[-20] ^= 1
+    victim.write_bytes(data)
+    assert [each.object for each in repository.verify().findings] == [str(victim.relative_to(path))]
+    for keep in (3, 1, 1):
+        repository.prune(keep_last=keep)
+        assert restored(repository, made.name, tmp_path) == content
+        named = {pack.hex() for each in (path / "index").iterdir() for pack in packs_of(each)}
+        assert named <= {each.name for each in (path / "packs").rglob("*")}
+    assert [each.name for each in repository.generations()] == [made.name]
+
+
+def packs_of(index: Path) -> list[bytes]:
+    from thinmeta.backup.index import packs_of_index
+
+    return list(packs_of_index(str(index)))
+
+
 def test_what_is_to_be_kept_is_not_dropped_as_damaged(world: World, tmp_path: Path) -> None:
     repository = Repository.init(tmp_path / "repo")
     made = []

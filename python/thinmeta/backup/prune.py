@@ -326,16 +326,17 @@ class Prune:
         index, store = waste.index, self._store
         new = IndexSet(store, self._cache)
         spared = self._repack(waste, new)
-        gone = (waste.dead | waste.mostly_dead) - spared - new.packs
-        dirty = [name for name in index.objects if waste.names[name] & gone]
-        dirty += list(index.damaged)
-        if len(index.objects) - len(dirty) > MANY_INDEXES:
-            dirty = [*index.objects, *index.damaged]
-        clean: set[bytes] = set()
-        for name in set(index.objects) - set(dirty):
-            clean |= waste.names[name]
-        again = sorted((set(waste.sizes) & index.packs) - gone - clean - new.packs)
-        for pack in again:
+        stuck: set[str] = set()
+        while True:
+            gone, dirty, again = self._replaceable(waste, spared, new.packs, stuck)
+            tableless = {pack for pack in again if not self._has_table(pack, waste.sizes[pack])}
+            held = {name for name in index.objects if waste.names[name] & tableless} - stuck
+            if not held:
+                break
+            # Only these index objects say what is in such packs; so they stay, with all that
+            # they name.
+            stuck |= held
+        for pack in sorted(again - tableless):
             stop_point()
             name = pack_object(pack)
             new.blocks.record(read_table(store, name, waste.sizes[pack]))
@@ -354,6 +355,35 @@ class Prune:
                 doomed.others.append(name)
                 doomed.bytes += size
         return doomed
+
+    def _replaceable(
+        self, waste: Waste, spared: set[bytes], fresh: set[bytes], stuck: set[str]
+    ) -> tuple[set[bytes], list[str], set[bytes]]:
+        """What goes if the index objects of ``stuck`` stay.
+
+        Returns:
+            Packs and index objects that go, and packs that have to be named anew.
+        """
+        index = waste.index
+        held = set().union(*[waste.names[name] for name in stuck])
+        gone = (waste.dead | waste.mostly_dead) - spared - fresh - held
+        dirty = [name for name in index.objects if waste.names[name] & gone]
+        if len(index.objects) - len(dirty) - len(index.damaged) > MANY_INDEXES:
+            dirty = [name for name in index.objects if name not in stuck]
+        clean = [waste.names[name] for name in index.objects if name not in set(dirty)]
+        again = (set(waste.sizes) & index.packs) - gone - fresh - set().union(*clean)
+        return gone, [*dirty, *index.damaged], again
+
+    def _has_table(self, pack: bytes, size: int) -> bool:
+        """Whether a pack says what it has."""
+        stop_point()
+        name = pack_object(pack)
+        try:
+            read_table(self._store, name, size)
+        except StreamError as error:
+            log.warning("%s: %s: %s: its index objects stay", self._store.name, name, error)
+            return False
+        return True
 
     def _repack(self, waste: Waste, new: IndexSet) -> set[bytes]:
         """Write what is needed of packs to others; the packs that have to stay as they are."""
