@@ -173,7 +173,7 @@ def test_snapshots_come_and_go_in_lvm_s_books(group: VolumeGroup, live: LivePool
     first = pattern("first", 8 * BLOCK_BYTES)
     with open(active.path, "rb") as file:
         assert file.read(len(first)) == first
-        with pytest.raises(LivePoolError):
+        with pytest.raises(DeviceInUseError, match="in use"):
             lvm.remove("snap-2")  # somebody has it open
     assert group.thin_ids() == {"vm-100": 1, "snap-1": 2, "snap-2": 3}
     lvm.deactivate("snap-2")
