@@ -334,6 +334,7 @@ impl Pool {
             format: dump_format(py, format)?,
             shared,
             device_ids,
+            ..DumpOptions::default()
         };
         let mut out = out.open(py)?;
         let work = |task: &Task<'_>| dump(&pool, &options, &mut *out, task);

@@ -64,10 +64,16 @@ pub(super) trait Format: Default + Send {
 /// A format's lines for a small dump, for tests.
 #[cfg(test)]
 pub(super) fn sample<F: Format>() -> String {
+    sample_with_flags::<F>(1)
+}
+
+/// As [`sample`], of a superblock with these flags.
+#[cfg(test)]
+pub(super) fn sample_with_flags<F: Format>(flags: u32) -> String {
     let header = Header {
         time: 3,
         transaction_id: 9,
-        flags: 1,
+        flags,
         version: 2,
         data_block_size_sectors: 128,
         nr_data_blocks: 1 << 33,

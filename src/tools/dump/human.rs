@@ -1,15 +1,16 @@
 //! The `human_readable` format of `thin_dump` 0.9.0, to the byte; sections and
-//! references of shared nodes in the words of 1.x.
+//! references of shared nodes in the words of 1.x. And that of 1.1.0, which tells a
+//! single mapping as a range.
 
 use super::format::{Format, Header, Section};
 use super::text::Text;
 use crate::thin::Run;
 
-/// Writes for people.
+/// Writes for people; `NEWER`: as 1.1.0 does.
 #[derive(Default)]
-pub(super) struct Human;
+pub(super) struct Human<const NEWER: bool = false>;
 
-impl Format for Human {
+impl<const NEWER: bool> Format for Human<NEWER> {
     fn begin(&mut self, header: &Header, out: &mut Text) {
         out.line(|line| {
             line.put(b"begin superblock: \"\", ");
@@ -58,7 +59,7 @@ impl Format for Human {
         // The runs come from 64-bit keys, so that the last block is in range.
         let last = run.length_blocks - 1;
         out.line(|line| {
-            if last == 0 {
+            if last == 0 && !NEWER {
                 line.put(b"    ");
                 line.number(run.virtual_begin);
                 line.put(b" -> ");
@@ -120,5 +121,15 @@ snap time: 3
 end superblock
 "#;
         assert_eq!(sample::<Human>(), expected);
+        let newer = expected
+            .replace(
+                "    0 -> 5000000000,",
+                "    (0..0) -> (5000000000..5000000000),",
+            )
+            .replace(
+                "    18446744073709551615 -> 4,",
+                "    (18446744073709551615..18446744073709551615) -> (4..4),",
+            );
+        assert_eq!(sample::<Human<true>>(), newer);
     }
 }

@@ -45,6 +45,10 @@ pub enum DumpFormat {
     Xml,
     /// The `human_readable` format of `thin_dump` 0.9.0, to the byte.
     Human,
+    /// The XML of `thin_dump` 1.1.0.
+    NewerXml,
+    /// The `human_readable` format of `thin_dump` 1.1.0.
+    NewerHuman,
     /// One JSON object a line, told apart by `type`: `superblock`, `device`, `run`,
     /// `def`, `ref`, and `end` as the last.
     JsonLines,
@@ -61,6 +65,29 @@ pub struct DumpOptions {
     /// Only these devices. Ids that the pool has not are passed over, as
     /// `thin_dump --dev-id` does.
     pub device_ids: Option<Vec<u64>>,
+    /// Tell the devices, and not what they have mapped.
+    pub skip_mappings: bool,
+    /// Tell this transaction id, whatever the pool's is.
+    pub transaction_id: Option<u64>,
+    /// Tell this size of data blocks, in sectors.
+    pub data_block_size_sectors: Option<u32>,
+    /// Tell this number of data blocks.
+    pub nr_data_blocks: Option<u64>,
+}
+
+impl DumpOptions {
+    /// What is told of the pool itself.
+    fn header(&self, pool: &Pool) -> Header {
+        let own = Header::of(pool);
+        Header {
+            transaction_id: self.transaction_id.unwrap_or(own.transaction_id),
+            data_block_size_sectors: self
+                .data_block_size_sectors
+                .unwrap_or(own.data_block_size_sectors),
+            nr_data_blocks: self.nr_data_blocks.unwrap_or(own.nr_data_blocks),
+            ..own
+        }
+    }
 }
 
 /// Writes all mappings of `pool` to `out`.
@@ -77,6 +104,8 @@ pub fn dump(
     pool.confirmed(match options.format {
         DumpFormat::Xml => dump_as::<xml::Xml>(pool, options, out, task),
         DumpFormat::Human => dump_as::<human::Human>(pool, options, out, task),
+        DumpFormat::NewerXml => dump_as::<xml::Xml<true>>(pool, options, out, task),
+        DumpFormat::NewerHuman => dump_as::<human::Human<true>>(pool, options, out, task),
         DumpFormat::JsonLines => dump_as::<jsonl::JsonLines>(pool, options, out, task),
     })
 }
@@ -93,6 +122,14 @@ fn dump_as<F: Format>(
     task: &Task<'_>,
 ) -> Result<()> {
     let devices = devices(pool, options)?;
+    let mut output = Output::<F>::new(out);
+    if options.skip_mappings {
+        output.begin(&options.header(pool))?;
+        for device in &devices {
+            output.empty(&device.section)?;
+        }
+        return output.end();
+    }
     let shared = match options.shared {
         true => Some(find_shared(pool, &devices, task)?),
         false => None,
@@ -114,8 +151,7 @@ fn dump_as<F: Format>(
     }));
     let job_leaves = job_leaves(crew::threads(task));
     let planner = Planner::new(NodeReader::new(pool), sources, shared.as_ref(), job_leaves);
-    let mut output = Output::<F>::new(out);
-    output.begin(&Header::of(pool))?;
+    output.begin(&options.header(pool))?;
     crew::run(pool, planner, &mut output, task)?;
     output.end()
 }

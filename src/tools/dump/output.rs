@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::format::{Format, Header};
+use super::format::{Format, Header, Section};
 use super::text::Text;
 use super::work::{Edge, Part};
 use crate::error::{Error, Result};
@@ -35,6 +35,14 @@ impl<'o, F: Format> Output<'o, F> {
     /// The first words.
     pub fn begin(&mut self, header: &Header) -> Result<()> {
         self.formatted(|format, text| format.begin(header, text))
+    }
+
+    /// A section without mappings.
+    pub fn empty(&mut self, section: &Section) -> Result<()> {
+        self.formatted(|format, text| {
+            format.open(section, text);
+            format.close(section, text);
+        })
     }
 
     /// The last words, and all that is still held back.

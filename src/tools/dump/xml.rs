@@ -1,18 +1,19 @@
 //! The XML of `thin_dump` 0.9.0, to the byte; sections and references of shared
-//! nodes as `thin_restore` 1.x reads them.
+//! nodes as `thin_restore` 1.x reads them. And that of 1.1.0, which leaves flags
+//! out that are 0, and does not end its last line.
 
 use super::format::{Format, Header, Section};
 use super::text::{Piece, Text};
 use crate::thin::Run;
 
-/// Writes XML.
-pub(super) struct Xml {
+/// Writes XML; `NEWER`: as 1.1.0 does.
+pub(super) struct Xml<const NEWER: bool = false> {
     time: u32,
     /// The end of a mapping's line, as long as the time stays the same.
     tail: Piece,
 }
 
-impl Default for Xml {
+impl<const NEWER: bool> Default for Xml<NEWER> {
     fn default() -> Self {
         Self {
             time: 0,
@@ -29,15 +30,17 @@ fn tail(time: u32) -> Piece {
     })
 }
 
-impl Format for Xml {
+impl<const NEWER: bool> Format for Xml<NEWER> {
     fn begin(&mut self, header: &Header, out: &mut Text) {
         out.line(|line| {
             line.put(b"<superblock uuid=\"\" time=\"");
             line.number(header.time.into());
             line.put(b"\" transaction=\"");
             line.number(header.transaction_id);
-            line.put(b"\" flags=\"");
-            line.number(header.flags.into());
+            if !NEWER || header.flags != 0 {
+                line.put(b"\" flags=\"");
+                line.number(header.flags.into());
+            }
             line.put(b"\" version=\"");
             line.number(header.version.into());
             line.put(b"\" data_block_size=\"");
@@ -112,13 +115,18 @@ impl Format for Xml {
     }
 
     fn end(&mut self, out: &mut Text) {
-        out.line(|line| line.put(b"</superblock>\n"));
+        out.line(|line| {
+            line.put(b"</superblock>");
+            if !NEWER {
+                line.put(b"\n");
+            }
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::sample;
+    use super::super::format::{sample, sample_with_flags};
     use super::*;
 
     #[test]
@@ -135,5 +143,9 @@ mod tests {
 </superblock>
 "#;
         assert_eq!(sample::<Xml>(), expected);
+        let newer = expected.trim_end();
+        assert_eq!(sample::<Xml<true>>(), newer);
+        let without = newer.replace(r#" flags="1""#, "");
+        assert_eq!(sample_with_flags::<Xml<true>>(0), without);
     }
 }

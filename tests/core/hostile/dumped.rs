@@ -45,8 +45,8 @@ pub fn dumps(
     let device_ids = chance.one_in(2).then(|| vec![0, chance.below(8)]);
     let options = DumpOptions {
         format,
-        shared: false,
         device_ids,
+        ..DumpOptions::default()
     };
     if let Err(error) = dump(pool, &options, &mut Vec::new(), &one_thread()) {
         allowed(&error)?;

@@ -112,7 +112,7 @@ fn dumps_read_only_what_the_snapshot_reaches() {
                 let options = DumpOptions {
                     format,
                     shared,
-                    device_ids: None,
+                    ..DumpOptions::default()
                 };
                 dump(&watched.open(), &options, &mut Vec::new(), &task()).unwrap();
                 watched.read("a dump");
