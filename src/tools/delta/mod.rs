@@ -24,16 +24,21 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod window;
+mod xml;
 
+use std::io::Write;
 use std::sync::Arc;
 
 pub(super) use against::each_run;
 pub use against::{Sided, delta_against};
 pub use table::{Columns, Delta, Kind, Row};
+pub use xml::Named;
+use xml::write_xml;
 
 use crate::error::{Error, Result};
 use crate::task::Task;
-use crate::thin::ThinDevice;
+use crate::thin::{Pool, ThinDevice};
+use crate::units::BlockNr;
 use lockstep::Lockstep;
 use table::Builder;
 
@@ -48,6 +53,40 @@ pub fn delta(left: &ThinDevice, right: &ThinDevice, same: bool, task: &Task<'_>)
     let mut rows = Builder::new(same);
     compare(left, right, same, task, &mut rows)?;
     Ok(rows.finish(left.pool().superblock().data_block_bytes()))
+}
+
+/// Writes a comparison of two volumes, or trees, as the XML of `thin_delta` 1.1.0.
+///
+/// # Errors
+/// [`Error::NoSuchDevice`]; [`Error::Usage`] for a root past the end of the metadata;
+/// [`Error::Io`] at the path `<output>` for what `out` reports; the others of [`delta`].
+pub fn write_delta(
+    pool: &Arc<Pool>,
+    sides: [Named; 2],
+    verbose: bool,
+    out: &mut dyn Write,
+    task: &Task<'_>,
+) -> Result<()> {
+    let [left, right] = sides.map(|side| root_of(pool, side));
+    let mut rows = Builder::new(true);
+    let mut walk = Lockstep::new(pool, [left?, right?], true, task, &mut rows);
+    pool.confirmed(walk.run())?;
+    let delta = rows.finish(pool.superblock().data_block_bytes());
+    write_xml(&delta, pool, sides, verbose, out)
+}
+
+fn root_of(pool: &Arc<Pool>, side: Named) -> Result<BlockNr> {
+    match side {
+        Named::Device(id) => Ok(pool.device_by_id(id)?.tree().root()),
+        Named::Root(root) if root.0 == 0 || root.0 >= pool.blocks().nr_blocks() => {
+            Err(Error::Usage(format!(
+                "block {} cannot be a root: the metadata has blocks 1 to {}",
+                root.0,
+                pool.blocks().nr_blocks().saturating_sub(1)
+            )))
+        }
+        Named::Root(root) => Ok(root),
+    }
 }
 
 /// Kind, first virtual block and length of the ranges in which `now` differs from `base`,

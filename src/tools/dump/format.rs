@@ -5,7 +5,7 @@ use crate::thin::{DeviceInfo, Pool, Run};
 
 /// The pool itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
+pub(in crate::tools) struct Header {
     pub time: u32,
     pub transaction_id: u64,
     pub flags: u32,

@@ -23,11 +23,13 @@ mod xml;
 use std::io::Write;
 use std::sync::Arc;
 
-use format::{Format, Header, Section};
+pub(super) use format::Header;
+use format::{Format, Section};
 use nodes::{NodeReader, NodeRef, metadata_blocks, usable};
 use output::Output;
 use plan::{Planner, Source};
 use shared::Shared;
+pub(super) use text::{Line, Text};
 
 use crate::error::{Damage, Result};
 use crate::task::Task;

@@ -9,7 +9,7 @@ const LINE_BYTES: usize = 256;
 
 /// The text of a job; keeps its memory from one to the next.
 #[derive(Default)]
-pub(super) struct Text {
+pub(in crate::tools) struct Text {
     /// Always initialised to its whole length, so that a line is a plain slice.
     bytes: Vec<u8>,
     len: usize,
@@ -55,7 +55,7 @@ impl Text {
 }
 
 /// The line being written.
-pub(super) struct Line<'t> {
+pub(in crate::tools) struct Line<'t> {
     bytes: &'t mut [u8; LINE_BYTES],
     at: usize,
 }
@@ -127,7 +127,7 @@ fn eight_digits(number: u64) -> u64 {
 const PIECE_BYTES: usize = 48;
 
 /// A short text that many lines share, copied whole at a constant size.
-pub(super) struct Piece {
+pub(in crate::tools) struct Piece {
     bytes: [u8; PIECE_BYTES],
     len: usize,
 }

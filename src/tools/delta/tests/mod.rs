@@ -2,6 +2,7 @@
 
 mod against;
 mod random;
+mod written;
 
 use std::sync::Arc;
 
