@@ -10,7 +10,7 @@ use std::sync::Arc;
 use zerocopy::little_endian::U64;
 
 use crate::block::{BlockData, Validator};
-use crate::btree::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node};
+use crate::btree::{BTree, MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node};
 use crate::disk_space::ENTRIES_PER_BITMAP;
 use crate::error::{Damage, Result};
 use crate::task::Task;
@@ -35,6 +35,39 @@ pub struct Exclusive {
 /// [`Error::Damaged`](crate::Error::Damaged): nothing is counted past damage.
 pub fn exclusive_blocks(pool: &Arc<Pool>, task: &Task<'_>) -> Result<Vec<Exclusive>> {
     pool.confirmed(count_blocks(pool, task))
+}
+
+/// The highest mapped virtual block of every device, in ascending id: none for a device
+/// without mappings.
+///
+/// # Errors
+/// [`Error::Damaged`](crate::Error::Damaged), also where only one of the trees of the
+/// pool has a device.
+pub fn last_mapped(pool: &Arc<Pool>, task: &Task<'_>) -> Result<Vec<(u64, Option<u64>)>> {
+    let find = || {
+        let roots = pool.device_roots()?;
+        refuse_lone_devices(pool, &roots)?;
+        task.expect(roots.len() as u64);
+        let mut found = Vec::with_capacity(roots.len());
+        for (id, root) in roots {
+            let tree = BTree::<U64>::new(pool.blocks(), BlockNr(root));
+            found.push((id, tree.last_key()?));
+            task.step(0, 1)?;
+        }
+        Ok(found)
+    };
+    pool.confirmed(find())
+}
+
+/// Refuses a pool of which only one tree has a device, as [`exclusive_blocks`] does.
+///
+/// # Errors
+/// [`Error::Damaged`](crate::Error::Damaged).
+pub fn same_devices(pool: &Arc<Pool>) -> Result<()> {
+    pool.confirmed(
+        pool.device_roots()
+            .and_then(|roots| refuse_lone_devices(pool, &roots)),
+    )
 }
 
 fn count_blocks(pool: &Arc<Pool>, task: &Task<'_>) -> Result<Vec<Exclusive>> {
