@@ -37,6 +37,7 @@ pub(super) fn check(
     let options = CheckOptions {
         superblock_only,
         skip_mappings,
+        ..CheckOptions::default()
     };
     let report = match source {
         Source::Path(path) => {

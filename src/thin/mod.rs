@@ -32,5 +32,5 @@ pub use superblock::{
 pub use volume::{Extent, Extents, Volume, VolumeOptions};
 pub use writer::{
     CreateOptions, MAX_DEVICE_ID, PoolState, PoolTransaction, PoolWriter, Rows, WritableVolume,
-    WriteOptions,
+    WriteOptions, clear_needs_check,
 };

@@ -5,6 +5,7 @@
 //! Readers have the last commit, whole, as a [`Pool`] of its own: the blocks that it
 //! reaches are not used again as long as somebody has it.
 
+mod cleared;
 mod commit;
 mod create;
 mod devices;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
+pub use cleared::clear_needs_check;
 pub use create::CreateOptions;
 pub use devices::MAX_DEVICE_ID;
 use losses::Losses;

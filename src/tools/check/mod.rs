@@ -21,10 +21,15 @@ pub use finding::{Affected, Finding, Severity};
 use crate::device::{Device, FileDevice};
 use crate::error::{Damage, Error, Result};
 use crate::task::Task;
-use crate::thin::{Pool, SUPERBLOCK_NAME, Snapshot, Superblock, read_superblock};
+use crate::thin::{
+    Pool, SUPERBLOCK_NAME, Snapshot, Superblock, clear_needs_check, read_superblock,
+};
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
 use crate::walk::{BlockSet, Counts, Reader};
 use finding::Findings;
+
+/// The code of sums that are not those of the bitmaps.
+const SUMMARY: &str = "space-map-summary";
 
 /// How much to check.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +38,22 @@ pub struct CheckOptions {
     pub superblock_only: bool,
     /// Superblock, devices and space maps, but no mappings and so no counts.
     pub skip_mappings: bool,
+    /// Take this block for the root of the mapping tree, whatever the superblock says.
+    pub mapping_root: Option<u64>,
+    /// And this one for the root of the devices' details.
+    pub details_root: Option<u64>,
+}
+
+impl CheckOptions {
+    /// Puts other roots into a superblock, where they were asked for.
+    fn override_roots(&self, superblock: &mut Superblock) {
+        if let Some(root) = self.mapping_root {
+            superblock.data_mapping_root = root.into();
+        }
+        if let Some(root) = self.details_root {
+            superblock.device_details_root = root.into();
+        }
+    }
 }
 
 /// What a check found.
@@ -79,6 +100,33 @@ pub fn check_path(
         options,
         task,
     )
+}
+
+/// As [`check_path`] of the live roots, and clears `needs_check` if the pool is sound:
+/// nothing but sums of its space maps is wrong, which other tools leave wrong and nobody
+/// relies on; or, with `minor`, nothing fatal. Says whether it was cleared. Nobody else has
+/// the pool from before the check until it is done.
+///
+/// # Errors
+/// As [`check_path`], and those of [`clear_needs_check`].
+pub fn check_and_clear(
+    path: impl Into<PathBuf>,
+    options: &CheckOptions,
+    minor: bool,
+    task: &Task<'_>,
+) -> Result<(CheckReport, bool)> {
+    let device = Arc::new(FileDevice::open_writable(path)?);
+    let report = check_device(Arc::clone(&device) as _, Snapshot::None, options, task)?;
+    let sound = report
+        .findings
+        .iter()
+        .all(|finding| match finding.severity {
+            Severity::Fatal => false,
+            Severity::NonFatal => minor || finding.code == SUMMARY,
+            Severity::Info => true,
+        });
+    let cleared = sound && clear_needs_check(&*device)?;
+    Ok((report, cleared))
 }
 
 /// Checks the metadata on `device`; as [`check_path`].
@@ -168,6 +216,10 @@ impl<'d> Check<'d> {
 
     fn run(mut self, options: &CheckOptions, task: &Task<'_>) -> Result<CheckReport> {
         let device_blocks = self.reader.device_blocks();
+        match &mut self.only {
+            Some((_, superblock)) => options.override_roots(superblock),
+            None => options.override_roots(&mut self.live),
+        }
         let (at, superblock) = self.only.unwrap_or((BlockNr(0), self.live));
         if superblock.needs_check() {
             let text = "the kernel set needs_check: it allows only reading until a check clears it";

@@ -1,9 +1,9 @@
 //! Both space maps: their structure, their summaries, and every count.
 
-use super::Check;
 use super::counts::{Wrong, compare, sum_up};
 use super::finding::{Finding, Severity};
 use super::overflow::Overflow;
+use super::{Check, SUMMARY};
 use crate::block::{BlockData, Validator};
 use crate::device::AlignedBuffer;
 use crate::disk_space::{
@@ -367,7 +367,7 @@ impl<'m> Compared<'m> {
             "bitmap {number}: nr_free {free}, none_free_before {hint} stored; {} free, the first at {}",
             summed.free, summed.first_free
         );
-        let finding = Finding::new("space-map-summary", Severity::NonFatal, text);
+        let finding = Finding::new(SUMMARY, Severity::NonFatal, text);
         findings.push(finding.at(self.map.name, BlockNr(entry.blocknr.get())));
     }
 
@@ -381,7 +381,7 @@ impl<'m> Compared<'m> {
             "nr_allocated {stored} stored, {} blocks are",
             self.allocated
         );
-        let finding = Finding::new("space-map-summary", Severity::NonFatal, text);
+        let finding = Finding::new(SUMMARY, Severity::NonFatal, text);
         findings.push(finding.of(self.map.name));
     }
 }

@@ -301,6 +301,7 @@ fn less_finds_less(image: &Image, whole: &Answer<CheckReport>) -> Result<(), Bro
         let options = CheckOptions {
             superblock_only,
             skip_mappings,
+            ..CheckOptions::default()
         };
         let less = check_device(
             Arc::new(image.clone()),
