@@ -368,6 +368,10 @@ class Pool:
         """The superblock without the cost of a dataclass, for the command line."""
         return self._native.superblock()
 
+    def _live_superblock_fields(self) -> dict[str, Any]:
+        """Those of block 0, also where a metadata snapshot is read."""
+        return self._native.live_superblock()
+
     def _metadata_snapshot_held(self) -> bool:
         """Whether the pool holds a metadata snapshot, whichever superblock is read."""
         return self._native.metadata_snapshot_held()
@@ -378,3 +382,65 @@ class Pool:
         Each is (id, mapped_blocks, transaction_id, creation_time, snapshotted_time).
         """
         return self._native.device_rows()
+
+    def _same_devices(self) -> None:
+        """Raise if only one of the pool's trees has a device, for the drop-ins."""
+        self._native.same_devices()
+
+    def _last_mapped(self) -> list[tuple[int, int | None]]:
+        """Each device's id and highest mapped block, in the order of the ids."""
+        return self._native.last_mapped()
+
+    def _write_delta(
+        self,
+        out_fd: int,
+        left: int,
+        right: int,
+        *,
+        left_is_root: bool,
+        right_is_root: bool,
+        verbose: bool,
+        progress: Callable[[int, int], object] | None,
+    ) -> None:
+        """Write a comparison as thin_delta 1.x does.
+
+        Each side is a device's id, or the block of a tree's root.
+        """
+        self._native.write_delta(
+            out_fd,
+            left,
+            right,
+            left_is_root=left_is_root,
+            right_is_root=right_is_root,
+            verbose=verbose,
+            progress=progress,
+        )
+
+    def _dump(
+        self,
+        out_fd: int,
+        *,
+        format: str,
+        shared: bool,
+        device_ids: list[int] | None,
+        skip_mappings: bool,
+        transaction_id: int | None,
+        data_block_size_sectors: int | None,
+        nr_data_blocks: int | None,
+        progress: Callable[[int, int], object] | None,
+    ) -> None:
+        """Write a dump, also in the peers' newer words (``"xml-1.x"``, ``"human-1.x"``).
+
+        Devices that are not there are passed over.
+        """
+        self._native.dump(
+            out_fd,
+            format=format,
+            shared=shared,
+            device_ids=device_ids,
+            skip_mappings=skip_mappings,
+            transaction_id=transaction_id,
+            data_block_size_sectors=data_block_size_sectors,
+            nr_data_blocks=nr_data_blocks,
+            progress=progress,
+        )

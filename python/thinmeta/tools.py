@@ -83,10 +83,15 @@ def check_fields(
     metadata_snapshot: Literal["held"] | int | None = None,
     superblock_only: bool = False,
     skip_mappings: bool = False,
+    mapping_root: int | None = None,
+    details_root: int | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
-    """:func:`check`, its result as the native module gives it: cheap when all is well."""
+    """:func:`check`, its result as the native module gives it: cheap when all is well.
+
+    ``mapping_root`` and ``details_root`` are taken in the place of the superblock's.
+    """
     source: str | _core.Pool
     if isinstance(path_or_pool, str | bytes | os.PathLike):
         source = os.fsdecode(path_or_pool)
@@ -99,7 +104,35 @@ def check_fields(
         metadata_snapshot=snapshot_argument(metadata_snapshot),
         superblock_only=superblock_only,
         skip_mappings=skip_mappings,
+        mapping_root=mapping_root,
+        details_root=details_root,
         threads=threads_argument(threads),
+        progress=progress,
+    )
+
+
+def check_and_clear_fields(
+    path: str,
+    *,
+    superblock_only: bool,
+    skip_mappings: bool,
+    minor: bool,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[dict[str, Any], bool]:
+    """Check what nobody uses, and clear ``needs_check`` if the pool is sound.
+
+    Sound is what has no fatal and, but for sums of the space maps, no other findings;
+    with ``minor``, what has no fatal ones. The pool is ours from before the check until
+    the flag is cleared, which is the only thing that is written.
+
+    Returns:
+        The findings as :func:`check_fields` gives them, and whether it was cleared.
+    """
+    return _core.check_and_clear(
+        path,
+        superblock_only=superblock_only,
+        skip_mappings=skip_mappings,
+        minor=minor,
         progress=progress,
     )
 

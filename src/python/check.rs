@@ -8,6 +8,7 @@ use pyo3::types::{IntoPyDict, PyDict};
 use super::call::watched;
 use super::pool::{MetadataSnapshot, Pool};
 use crate::task::Task;
+use crate::tools::check as core;
 use crate::tools::check::{CheckOptions, CheckReport, Finding, check_path, check_pool};
 
 /// What is to be checked.
@@ -21,7 +22,7 @@ pub(super) enum Source {
 #[pyfunction]
 #[pyo3(signature = (
     source, *, metadata_snapshot=None, superblock_only=false, skip_mappings=false,
-    threads=None, progress=None
+    mapping_root=None, details_root=None, threads=None, progress=None
 ))]
 #[allow(clippy::too_many_arguments)] // they are Python's
 pub(super) fn check(
@@ -30,6 +31,8 @@ pub(super) fn check(
     metadata_snapshot: Option<MetadataSnapshot>,
     superblock_only: bool,
     skip_mappings: bool,
+    mapping_root: Option<u64>,
+    details_root: Option<u64>,
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'_, PyDict>> {
@@ -37,7 +40,8 @@ pub(super) fn check(
     let options = CheckOptions {
         superblock_only,
         skip_mappings,
-        ..CheckOptions::default()
+        mapping_root,
+        details_root,
     };
     let report = match source {
         Source::Path(path) => {
@@ -51,6 +55,31 @@ pub(super) fn check(
         }
     };
     report_fields(py, &report)
+}
+
+/// Checks what nobody uses, and clears `needs_check` if it is sound; with `minor`, also
+/// if it is not in order. Says whether it was cleared.
+#[pyfunction]
+#[pyo3(signature = (
+    path, *, superblock_only=false, skip_mappings=false, minor=false, threads=None, progress=None
+))]
+pub(super) fn check_and_clear(
+    py: Python<'_>,
+    path: PathBuf,
+    superblock_only: bool,
+    skip_mappings: bool,
+    minor: bool,
+    threads: Option<usize>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(Bound<'_, PyDict>, bool)> {
+    let options = CheckOptions {
+        superblock_only,
+        skip_mappings,
+        ..CheckOptions::default()
+    };
+    let work = |task: &Task<'_>| core::check_and_clear(path, &options, minor, task);
+    let (report, cleared) = watched(py, progress, threads, work)?;
+    Ok((report_fields(py, &report)?, cleared))
 }
 
 fn report_fields<'py>(py: Python<'py>, report: &CheckReport) -> PyResult<Bound<'py, PyDict>> {

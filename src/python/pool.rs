@@ -21,9 +21,9 @@ use crate::task::Task;
 use crate::thin::{
     self, CreateOptions, OpenOptions, PoolState, PoolWriter, Snapshot, Superblock, WriteOptions,
 };
-use crate::tools::delta::{Sided, delta, delta_against};
+use crate::tools::delta::{Named, Sided, delta, delta_against, write_delta};
 use crate::tools::dump::{DumpFormat, DumpOptions, dump};
-use crate::tools::list::exclusive_blocks;
+use crate::tools::list::{exclusive_blocks, last_mapped, same_devices};
 use crate::units::BlockNr;
 
 /// An open pool, or one that was closed.
@@ -232,6 +232,11 @@ impl Pool {
         superblock_fields(py, self.state.pool(py)?.superblock())
     }
 
+    /// That of block 0, also beside a metadata snapshot.
+    fn live_superblock<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        superblock_fields(py, self.state.pool(py)?.live_superblock())
+    }
+
     /// Whichever superblock is read, the live one knows.
     fn metadata_snapshot_held(&self, py: Python<'_>) -> PyResult<bool> {
         let pool = self.state.pool(py)?;
@@ -315,8 +320,57 @@ impl Pool {
         watched(py, progress, threads, work).map(Delta::new)
     }
 
+    /// Writes a comparison as `thin_delta` does; each side is a device's id, or the root of
+    /// a tree.
     #[pyo3(signature = (
-        out, *, format="xml", shared=false, device_ids=None, threads=None, progress=None
+        out, left, right, *, left_is_root=false, right_is_root=false, verbose=false,
+        threads=None, progress=None
+    ))]
+    #[allow(clippy::too_many_arguments)] // they are Python's
+    fn write_delta(
+        &self,
+        py: Python<'_>,
+        out: Out,
+        left: u64,
+        right: u64,
+        left_is_root: bool,
+        right_is_root: bool,
+        verbose: bool,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let pool = self.state.pool(py)?;
+        let sides = [(left, left_is_root), (right, right_is_root)];
+        let sides = sides.map(|(number, is_root)| match is_root {
+            false => Named::Device(number),
+            true => Named::Root(BlockNr(number)),
+        });
+        let mut out = out.open(py)?;
+        let work = |task: &Task<'_>| write_delta(&pool, sides, verbose, &mut *out, task);
+        watched(py, progress, threads, work)
+    }
+
+    /// The highest mapped block of each device, with its id.
+    #[pyo3(signature = (*, progress=None))]
+    fn last_mapped(
+        &self,
+        py: Python<'_>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<(u64, Option<u64>)>> {
+        let pool = self.state.pool(py)?;
+        watched(py, progress, None, |task| last_mapped(&pool, task))
+    }
+
+    /// Refuses a pool of which only one tree has a device.
+    fn same_devices(&self, py: Python<'_>) -> PyResult<()> {
+        let pool = self.state.pool(py)?;
+        detached(py, || same_devices(&pool))
+    }
+
+    #[pyo3(signature = (
+        out, *, format="xml", shared=false, device_ids=None, skip_mappings=false,
+        transaction_id=None, data_block_size_sectors=None, nr_data_blocks=None, threads=None,
+        progress=None
     ))]
     #[allow(clippy::too_many_arguments)] // they are Python's
     fn dump(
@@ -326,6 +380,10 @@ impl Pool {
         format: &str,
         shared: bool,
         device_ids: Option<Vec<u64>>,
+        skip_mappings: bool,
+        transaction_id: Option<u64>,
+        data_block_size_sectors: Option<u32>,
+        nr_data_blocks: Option<u64>,
         threads: Option<usize>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<()> {
@@ -334,7 +392,10 @@ impl Pool {
             format: dump_format(py, format)?,
             shared,
             device_ids,
-            ..DumpOptions::default()
+            skip_mappings,
+            transaction_id,
+            data_block_size_sectors,
+            nr_data_blocks,
         };
         let mut out = out.open(py)?;
         let work = |task: &Task<'_>| dump(&pool, &options, &mut *out, task);
@@ -347,6 +408,8 @@ fn dump_format(py: Python<'_>, name: &str) -> PyResult<DumpFormat> {
         "xml" => Ok(DumpFormat::Xml),
         "human" => Ok(DumpFormat::Human),
         "jsonl" => Ok(DumpFormat::JsonLines),
+        "xml-1.x" => Ok(DumpFormat::NewerXml),
+        "human-1.x" => Ok(DumpFormat::NewerHuman),
         other => {
             let text = format!("format is {other:?}, not \"xml\", \"human\" or \"jsonl\"");
             Err(exception(py, Error::usage(text)))

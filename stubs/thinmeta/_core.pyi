@@ -164,6 +164,7 @@ class Pool:
     def free_blocks(self) -> tuple[int, int]: ...
     def transaction(self) -> PoolTransaction: ...
     def superblock(self) -> dict[str, Any]: ...
+    def live_superblock(self) -> dict[str, Any]: ...
     def metadata_snapshot_held(self) -> bool: ...
     def metadata_space(self) -> tuple[int, int]: ...
     def data_space(self) -> tuple[int, int]: ...
@@ -188,9 +189,27 @@ class Pool:
         format: str = "xml",
         shared: bool = False,
         device_ids: list[int] | None = None,
+        skip_mappings: bool = False,
+        transaction_id: int | None = None,
+        data_block_size_sectors: int | None = None,
+        nr_data_blocks: int | None = None,
         threads: int | None = None,
         progress: _Progress | None = None,
     ) -> None: ...
+    def write_delta(
+        self,
+        out: int | _Writer,
+        left: int,
+        right: int,
+        *,
+        left_is_root: bool = False,
+        right_is_root: bool = False,
+        verbose: bool = False,
+        threads: int | None = None,
+        progress: _Progress | None = None,
+    ) -> None: ...
+    def last_mapped(self, *, progress: _Progress | None = None) -> list[tuple[int, int | None]]: ...
+    def same_devices(self) -> None: ...
 
 @final
 class PoolTransaction:
@@ -832,6 +851,17 @@ def check(
     metadata_snapshot: Literal["held"] | int | None = None,
     superblock_only: bool = False,
     skip_mappings: bool = False,
+    mapping_root: int | None = None,
+    details_root: int | None = None,
     threads: int | None = None,
     progress: _Progress | None = None,
 ) -> dict[str, Any]: ...
+def check_and_clear(
+    path: str,
+    *,
+    superblock_only: bool = False,
+    skip_mappings: bool = False,
+    minor: bool = False,
+    threads: int | None = None,
+    progress: _Progress | None = None,
+) -> tuple[dict[str, Any], bool]: ...
