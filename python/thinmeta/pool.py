@@ -372,6 +372,11 @@ class Pool:
         """Those of block 0, also where a metadata snapshot is read."""
         return self._native.live_superblock()
 
+    def _space_numbers(self) -> tuple[int, int]:
+        """Free metadata blocks, and data blocks, without the cost of a dataclass."""
+        blocks, allocated = self._native.metadata_space()
+        return blocks - allocated, self._native.data_space()[0]
+
     def _metadata_snapshot_held(self) -> bool:
         """Whether the pool holds a metadata snapshot, whichever superblock is read."""
         return self._native.metadata_snapshot_held()

@@ -4,6 +4,7 @@ import pytest
 
 from command import ThinmetaCommand
 from corpus import Corpus
+from dropins import DropIns
 from oracles import ThinTools
 
 
@@ -22,3 +23,8 @@ def thin_tools() -> ThinTools:
 @pytest.fixture(scope="session")
 def command() -> ThinmetaCommand:
     return ThinmetaCommand()
+
+
+@pytest.fixture
+def drop_in(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> DropIns:
+    return DropIns(capfdbinary, monkeypatch)

@@ -65,6 +65,7 @@ def heavy(modules: set[str]) -> set[str]:
         ["check", "--super-block-only", "META"],
         ["check", "-q", "META"],
         ["check", "META"],
+        ["thin_check", "-V"],
     ],
     ids=" ".join,
 )
@@ -79,6 +80,9 @@ def test_a_listing_needs_no_dataclasses_and_no_parser_library(corpus: Corpus) ->
     meta = str(corpus["sequential"].meta)
     assert heavy(imported("ls", meta)) <= {"collections", "collections.abc"}
     assert heavy(imported("delta", meta, "0", "0")) <= {"collections", "collections.abc"}
+    check, delta = ["thin_check", "-q", "--clear-needs-check-flag"], ["thin_delta"]
+    for words in (["thin_ls"], ["thin_dump"], check, [*delta, "--thin1", "0", "--thin2", "0"]):
+        assert heavy(imported(*words, meta)) <= {"collections", "collections.abc"}
 
 
 def test_a_change_needs_no_more_than_a_listing(corpus: Corpus, tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+#: What every program that a drop-in stands for has at the front of its name.
+DROP_IN = "thin_"
+
 COMMANDS = (
     "ls",
     "check",
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The words after the program's name; ``None`` takes the process's own.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
+    words = _own_words() if argv is None else list(argv)
     try:
         status = _run(words)
         from thinmeta.cli.output import flush_stdout
@@ -66,8 +69,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _own_words() -> list[str]:
+    """The words of this process; the name of a link to it is the first of them."""
+    name = sys.argv[0].rpartition("/")[2]
+    return [name, *sys.argv[1:]] if name.startswith(DROP_IN) else sys.argv[1:]
+
+
 def _run(words: list[str]) -> int:
     command = words[0] if words else ""
+    if command.startswith(DROP_IN):
+        from thinmeta.cli import dropins
+
+        if command in dropins.NAMES:
+            return dropins.run(command, words[1:])
     if command in COMMANDS:
         # By name, so that only this command's module is loaded; B009 takes it for an attribute.
         module = f"thinmeta.cli.{command.replace('-', '_')}"

@@ -8,7 +8,16 @@ import sys
 from thinmeta import errors
 from thinmeta.cli.output import write_error
 
-__all__ = ["DATA", "IMPOSSIBLE", "USAGE", "LineError", "judge", "report_failure"]
+__all__ = [
+    "BROKEN_PIPE",
+    "DATA",
+    "IMPOSSIBLE",
+    "INTERRUPTED",
+    "USAGE",
+    "LineError",
+    "judge",
+    "report_failure",
+]
 
 DATA, USAGE, IMPOSSIBLE = 1, 2, 3
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -26,8 +35,8 @@ class LineError(Exception):
         self.where = where
 
 
-def report_failure(error: BaseException) -> int:
-    """Say what went wrong and return the exit status for it.
+def report_failure(error: BaseException, *, quiet: bool = False) -> int:
+    """Say what went wrong, unless ``quiet``, and return the exit status for it.
 
     With ``THINMETA_TRACEBACK`` in the environment a mistake of ours is raised again.
     """
@@ -41,7 +50,7 @@ def report_failure(error: BaseException) -> int:
     _finish_stdout()
     for note in getattr(error, "__notes__", ()) if message else ():
         message += f"; {note}"
-    if message:
+    if message and not quiet:
         write_error(f"thinmeta: {' '.join(message.split())}\n")
     return status
 

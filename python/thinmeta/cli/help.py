@@ -36,6 +36,11 @@ Commands that change a pool, each in one transaction: all of it happens, or noth
   release-snapshot    let go of it
   edit                make many changes at once, from a file
 
+Under the names of others
+  thin_check thin_delta thin_dump thin_ls thin_metadata_size
+                 do what these programs of thin-provisioning-tools do, whose options they
+                 take; LVM may call them (docs/lvm.md)
+
 'thinmeta COMMAND --help' explains one of them.
 
 Options of every command
