@@ -40,6 +40,7 @@ Under the names of others
   thin_check thin_delta thin_dump thin_ls thin_metadata_size
                  do what these programs of thin-provisioning-tools do, whose options they
                  take; LVM may call them (docs/lvm.md)
+  install-links  make links of these names
 
 'thinmeta COMMAND --help' explains one of them.
 
