@@ -101,6 +101,7 @@ class VolumeGroup:
         data_bytes: int = 128 << 20,
         metadata_bytes: int = 4 << 20,
         thin_check: str | None = None,
+        thin_check_options: tuple[str, ...] = (),
     ) -> None:
         require("lvm")
         require("dmsetup")
@@ -109,6 +110,9 @@ class VolumeGroup:
             folder = tempfile.mkdtemp(prefix="lvm-")
             stack.callback(shutil.rmtree, folder)
             more = "" if thin_check is None else f'thin_check_executable = "{thin_check}"'
+            if thin_check_options:
+                words = ", ".join(f'"{word}"' for word in thin_check_options)
+                more += f"\nthin_check_options = [ {words} ]"
             text = CONFIGURATION.format(disk=DISK, folder=folder, more=more)
             Path(folder, "lvm.conf").write_text(text)
             stack.enter_context(_environment({**_ENVIRONMENT, "LVM_SYSTEM_DIR": folder}))

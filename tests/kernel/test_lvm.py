@@ -11,8 +11,9 @@ import pytest
 import thinmeta
 from kernel import blockdev
 from kernel.blockdev import KernelLog
-from kernel.lvm import DISK, LvmError, VolumeGroup
+from kernel.lvm import DISK, LvmError, VolumeGroup, run
 from kernel.world import pattern
+from ondisk import patched, seal
 from thinmeta import DeviceInUseError, NoMetadataSnapshotError
 
 BLOCK_BYTES = 65536
@@ -194,4 +195,41 @@ def test_lvm_asks_us_whether_a_pool_is_sound(kernel_log: KernelLog, tmp_path: Pa
         with pytest.raises(LvmError, match="Check of pool vg/pool failed"):
             group.activate("thin1")
         blockdev.write(DISK, offset, superblock)
+        group.activate("thin1")
+
+
+def test_lvm_calls_our_link_and_a_mark_is_taken_away(kernel_log: KernelLog, tmp_path: Path) -> None:
+    """lvm.conf as docs/lvm.md has it: the link alone, and both options."""
+    program = Path(sys.executable).with_name("thinmeta")
+    link = tmp_path / "thin_check"
+    link.symlink_to(program)
+    options = ("-q", "--clear-needs-check-flag")
+    with VolumeGroup(thin_check=os.fspath(link), thin_check_options=options) as group:
+        path = group.create_thin("thin1", size_bytes=VOLUME_BYTES)
+        content = pattern("marked", 4 * BLOCK_BYTES)
+        blockdev.write(path, 0, content)
+        offset = group.metadata_offset_bytes()
+        group.deactivate_all()
+        superblock = blockdev.read(DISK, offset, METADATA_BLOCK_BYTES)
+        marked = seal(patched(superblock, 4, bytes([1])), "thin superblock")
+        blockdev.write(DISK, offset, marked)
+
+        group.activate("thin1")
+        status = run("dmsetup", "status", "--target", "thin-pool")
+        assert "needs_check" not in status and " rw " in status
+        assert blockdev.read(path, 0, len(content)) == content
+        blockdev.write(path, 0, pattern("goes on", BLOCK_BYTES))
+
+        # What is wrong is never taken for sound, and the mark stays.
+        group.deactivate_all()
+        superblock = blockdev.read(DISK, offset, METADATA_BLOCK_BYTES)
+        details = int.from_bytes(superblock[328:336], "little") * METADATA_BLOCK_BYTES
+        node = blockdev.read(DISK, offset + details, METADATA_BLOCK_BYTES)
+        marked = seal(patched(superblock, 4, bytes([1])), "thin superblock")
+        blockdev.write(DISK, offset, marked)
+        blockdev.write(DISK, offset + details, patched(node, 99, bytes([node[99] ^ 1])))
+        with pytest.raises(LvmError, match="Check of pool vg/pool failed"):
+            group.activate("thin1")
+        assert blockdev.read(DISK, offset, METADATA_BLOCK_BYTES) == marked
+        blockdev.write(DISK, offset + details, node)
         group.activate("thin1")
