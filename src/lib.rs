@@ -56,6 +56,7 @@
 //! | 6 | [`array`], [`bitset`], [`disk_space`] | structures built from trees and blocks |
 //! | 7 | [`thin`], [`store`] | pool metadata; named trees under one superblock |
 //! | 8 | [`walk`], [`bookmark`] | damage-tolerant visits that never write; saved mappings |
+//! | 8 | [`build`] | a whole pool's metadata, made in one pass |
 //! | 8 | [`pack`] | blocks of content, each stored once, found by their hash |
 //! | 9 | [`tools`] | check, delta, changes, dump, extract, list: values in, reports out |
 //! | 10 | `python` | bindings only, behind the feature `python` |
@@ -66,6 +67,7 @@ pub mod bitset;
 pub mod block;
 pub mod bookmark;
 pub mod btree;
+pub mod build;
 pub mod device;
 pub mod disk_space;
 pub mod error;

@@ -4,7 +4,7 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
 use super::node::HEADER_BYTES;
-use super::node_mut::{Form, write_header};
+use super::node_mut::{Form, write_form, write_header};
 use super::{NODE_VALIDATOR, NodeHeader};
 use crate::block::{BlockData, WriteGuard};
 use crate::error::Result;
@@ -16,7 +16,7 @@ pub(super) type Child = (u64, BlockNr);
 
 /// How so many entries are shared out among nodes, as few as can hold them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     entries: usize,
     capacity: usize,
     nodes: usize,
@@ -57,7 +57,7 @@ impl Plan {
 }
 
 /// Entries that a node below the root must have.
-pub(super) fn fewest(capacity: usize) -> usize {
+pub(crate) const fn fewest(capacity: usize) -> usize {
     capacity / 3
 }
 
@@ -126,6 +126,23 @@ impl<'b> Fill<'b> {
     pub fn first_key(&self) -> u64 {
         self.keys.first().map_or(0, |key| key.get())
     }
+}
+
+/// Makes a zeroed block a whole node, all but checksum and location.
+pub(crate) fn fill_node(
+    block: &mut BlockData,
+    leaf: bool,
+    value_bytes: usize,
+    keys: &[U64],
+    values: &[u8],
+) {
+    let form = if leaf {
+        Form::leaf(value_bytes)
+    } else {
+        Form::internal()
+    };
+    write_form(block, form, keys.len());
+    Fill::new(block, form, 0).copy(keys, values);
 }
 
 /// Writes nodes as planned, the first one into `first` and the others into new

@@ -38,6 +38,7 @@ pub use builder::Builder;
 pub(crate) use cursor::check_bounds;
 pub use cursor::{Cursor, LeafSlice};
 pub use delete::delete;
+pub(crate) use fill::{Plan, fewest, fill_node};
 pub use gather::get_many;
 pub use insert::{Inserted, empty, insert};
 pub use lookup::{BTree, Wait};

@@ -344,11 +344,17 @@ pub(super) fn inspect(
 /// A new node: all zeros but for its header.
 pub(super) fn write_header(guard: &mut WriteGuard, form: Form) {
     let at = guard.location().0;
+    write_form(guard, form, 0);
     let header: &mut NodeHeader = guard.view_mut();
+    header.blocknr.set(at);
+}
+
+/// The header of a node of so many entries, but for its place and checksum.
+pub(super) fn write_form(block: &mut BlockData, form: Form, nr_entries: usize) {
+    let header: &mut NodeHeader = block.view_mut();
     let flags = if form.leaf { LEAF } else { INTERNAL };
     header.flags.set(flags);
-    header.blocknr.set(at);
-    header.nr_entries.set(0);
+    header.nr_entries.set(field(nr_entries));
     header.max_entries.set(field(form.capacity));
     header.value_size.set(field(form.value_bytes));
     header.padding.set(0);

@@ -51,7 +51,7 @@ impl DeviceInfo {
     }
 
     /// As the details tree has it.
-    pub(super) fn details(&self) -> DeviceDetails {
+    pub(crate) fn details(&self) -> DeviceDetails {
         DeviceDetails {
             mapped_blocks: self.mapped_blocks.into(),
             transaction_id: self.transaction_id.into(),

@@ -1,11 +1,11 @@
 //! The superblock: its bytes, its validator, and what makes it unusable.
 
 use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::block::{BlockData, Validator, check_location_and_checksum, seal_location_and_checksum};
 use crate::disk_space::SpaceMapRoot;
-use crate::error::Damage;
+use crate::error::{Damage, Error, Result};
 use crate::units::{BlockNr, MAX_METADATA_BLOCKS, SECTOR_BYTES};
 
 /// The kind, as errors name it.
@@ -24,6 +24,15 @@ pub(super) const METADATA_BLOCK: u32 = 8;
 /// Whether data blocks can have so many sectors.
 pub(super) fn is_data_block_size(sectors: u32) -> bool {
     sectors > 0 && sectors <= MAX_DATA_BLOCK && sectors.is_multiple_of(DATA_BLOCK_GRAIN)
+}
+
+/// Refuses data blocks of a size that cannot be.
+pub(crate) fn check_data_block_size(sectors: u32) -> Result<()> {
+    if is_data_block_size(sectors) {
+        return Ok(());
+    }
+    let text = format!("data blocks have {}, not {sectors}", data_block_sizes());
+    Err(Error::Usage(text))
 }
 
 /// How many they can have.
@@ -94,7 +103,41 @@ pub struct Superblock {
 }
 const _: () = assert!(size_of::<Superblock>() == 364);
 
+/// What the superblock of a pool says that was made in one pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewSuperblock {
+    pub flags: u32,
+    pub uuid: [u8; 16],
+    pub version: u32,
+    pub time: u32,
+    pub transaction_id: u64,
+    pub data_block_size_sectors: u32,
+    pub data_space: SpaceMapRoot,
+    pub metadata_space: SpaceMapRoot,
+    pub mapping_root: BlockNr,
+    pub details_root: BlockNr,
+}
+
 impl Superblock {
+    /// As [`NewSuperblock`] says, without a metadata snapshot.
+    pub(crate) fn of_new_pool(new: &NewSuperblock) -> Self {
+        let mut own = Self::new_zeroed();
+        own.flags = new.flags.into();
+        own.uuid = new.uuid;
+        own.magic = MAGIC.into();
+        own.version = new.version.into();
+        own.time = new.time.into();
+        own.trans_id = new.transaction_id.into();
+        own.data_space_map_root = RootArea::new(new.data_space);
+        own.metadata_space_map_root = RootArea::new(new.metadata_space);
+        own.data_mapping_root = new.mapping_root.0.into();
+        own.device_details_root = new.details_root.0.into();
+        own.data_block_size = new.data_block_size_sectors.into();
+        own.metadata_block_size = METADATA_BLOCK.into();
+        own.metadata_nr_blocks = new.metadata_space.nr_blocks;
+        own
+    }
+
     /// Whether the kernel asked for a check before the pool is written again.
     #[must_use]
     pub fn needs_check(&self) -> bool {

@@ -10,9 +10,7 @@ use crate::btree;
 use crate::device::{Device, FileDevice};
 use crate::disk_space::{self, DataMap, ENTRIES_PER_BITMAP, MAX_DATA_BLOCKS};
 use crate::error::{Error, Result};
-use crate::thin::superblock::{
-    MAGIC, METADATA_BLOCK, RootArea, data_block_sizes, is_data_block_size,
-};
+use crate::thin::superblock::{MAGIC, METADATA_BLOCK, RootArea, check_data_block_size};
 use crate::thin::{DeviceDetails, SUPERBLOCK_VALIDATOR, Superblock};
 use crate::transaction::TransactionManager;
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
@@ -41,11 +39,7 @@ pub struct CreateOptions {
 
 impl CreateOptions {
     fn check(&self) -> Result<()> {
-        let sectors = self.data_block_size_sectors;
-        if !is_data_block_size(sectors) {
-            let text = format!("data blocks have {}, not {sectors}", data_block_sizes());
-            return Err(Error::Usage(text));
-        }
+        check_data_block_size(self.data_block_size_sectors)?;
         if self.data_blocks > MAX_DATA_BLOCKS {
             let text = format!(
                 "a data device has at most {MAX_DATA_BLOCKS} blocks, not {}",
