@@ -203,6 +203,17 @@ pub enum Error {
     /// Bytes from elsewhere, a stream, a bookmark or a part of a backup, are not what they
     /// should be.
     Stream(String),
+    /// XML that says no pool.
+    Xml {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1 on.
+        line: u64,
+        /// Byte of the line, from 1 on.
+        column: u64,
+        /// What is wrong there.
+        reason: String,
+    },
     /// Something was made of another state than the one it is applied to.
     WrongBase(String),
     /// The caller's monitor asked to stop.
@@ -297,6 +308,12 @@ impl fmt::Display for Error {
             | Self::TakenBack(text)
             | Self::Stream(text)
             | Self::WrongBase(text) => f.write_str(text),
+            Self::Xml {
+                path,
+                line,
+                column,
+                reason,
+            } => write!(f, "{}:{line}:{column}: {reason}", path.display()),
             Self::NoSpace { space, reason } => write!(f, "no {space} space left: {reason}"),
             Self::ReadOnly(text) => write!(f, "read-only: {text}"),
             Self::AlreadyFormatted { path, reason } => write!(

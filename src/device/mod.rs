@@ -12,6 +12,7 @@ mod in_use;
 mod memory;
 mod poisoned;
 mod recording;
+mod work_file;
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -21,6 +22,7 @@ pub use faulty::{Fault, FaultyDevice, Request};
 pub use file::{Claim, FileDevice};
 pub use memory::MemoryDevice;
 pub use recording::{Crash, Operation, Piece, RecordingDevice, WriteLog};
+pub use work_file::WorkFile;
 
 use crate::error::{Error, Result};
 use crate::units::BLOCK_BYTES;

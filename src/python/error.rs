@@ -73,6 +73,12 @@ fn raised_in(py: Python<'_>, step: &Step, error: Error) -> PyErr {
         Error::Aborted(_) | Error::TakenBack(_) => instance(py, "AbortedError", (text,)),
         Error::Poisoned(_) => instance(py, "PoisonedError", (text,)),
         Error::Stream(_) => instance(py, "StreamError", (text,)),
+        Error::Xml {
+            path,
+            line,
+            column,
+            reason,
+        } => instance(py, "XmlError", (path.as_os_str(), line, column, reason)),
         Error::WrongBase(_) => instance(py, "WrongBaseError", (text,)),
         Error::Step { step: name, source } => {
             return raised_in(py, &Step(Some(step.tell(name))), *source);

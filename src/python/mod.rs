@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod handle;
 mod mappings;
+mod new_metadata;
 mod opened_volume;
 mod origin;
 mod output;
@@ -53,6 +54,8 @@ mod _core {
     };
     #[pymodule_export]
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};
+    #[pymodule_export]
+    use super::new_metadata::{MetadataTarget, restore};
     #[pymodule_export]
     use super::pack::{BlockIndex, PackBuilder, PackTable, Packed, Wanted};
     #[pymodule_export]
