@@ -58,10 +58,12 @@ if TYPE_CHECKING:
         UsageError,
         WouldBlockError,
         WrongBaseError,
+        XmlError,
     )
     from thinmeta.live import LivePool, LiveStatus, LiveVolume, live_pool
     from thinmeta.mappings import BlockMappings, Mappings
     from thinmeta.pool import Pool, open_pool
+    from thinmeta.restoring import restore
     from thinmeta.tools import check, dump
     from thinmeta.transaction import PoolTransaction
     from thinmeta.types import (
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
         DeltaRange,
         DeviceDetails,
         Finding,
+        NewPool,
         SpaceMapRoot,
         SpaceUsage,
         Superblock,
@@ -100,6 +103,7 @@ __all__ = [
     "ManagedByLvmError",
     "Mappings",
     "MetadataSnapshotHeldError",
+    "NewPool",
     "NoMetadataSnapshotError",
     "NoSpaceError",
     "NoSuchDeviceError",
@@ -131,12 +135,14 @@ __all__ = [
     "WouldBlockError",
     "WritableVolume",
     "WrongBaseError",
+    "XmlError",
     "__version__",
     "check",
     "dump",
     "errors",
     "live_pool",
     "open_pool",
+    "restore",
 ]
 
 if not TYPE_CHECKING:  # a checker must still refuse names that are not there
@@ -148,11 +154,12 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "mappings": "BlockMappings Mappings",
         "devices": "Devices ThinDevice",
         "pool": "Pool open_pool",
+        "restoring": "restore",
         "tools": "check dump",
         "transaction": "PoolTransaction",
         "types": (
-            "AffectedRange CheckReport DeltaRange DeviceDetails Finding SpaceMapRoot SpaceUsage "
-            "Superblock"
+            "AffectedRange CheckReport DeltaRange DeviceDetails Finding NewPool SpaceMapRoot "
+            "SpaceUsage Superblock"
         ),
         "volume": "Volume WritableVolume",
     }

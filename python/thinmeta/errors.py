@@ -48,6 +48,7 @@ __all__ = [
     "UsageError",
     "WouldBlockError",
     "WrongBaseError",
+    "XmlError",
 ]
 
 
@@ -397,6 +398,27 @@ class StreamError(ThinmetaError):
 
     resumable: bool = False
     token: str | None = None
+
+
+class XmlError(ThinmetaError):
+    """XML that is to become a pool's metadata says none.
+
+    Attributes:
+        path: The file, as it was given.
+        line: Where it is wrong, from 1 on.
+        column: Byte of the line, from 1 on.
+        reason: What is wrong there.
+    """
+
+    def __init__(self, path: str, line: int, column: int, reason: str) -> None:
+        super().__init__(path, line, column, reason)
+        self.path, self.line, self.column, self.reason = path, line, column, reason
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.path, self.line, self.column, self.reason
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}:{self.column}: {self.reason}"
 
 
 class RepositoryError(ThinmetaError):

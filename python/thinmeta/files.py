@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-__all__ = ["OutputFile", "name_output"]
+__all__ = ["OutputFile", "is_same_file", "name_output"]
 
 #: What the native module, which is given a descriptor, calls it in errors.
 STAND_IN = "<output>"
@@ -97,7 +97,7 @@ class OutputFile:
             self._open_temporary(mode=None)
             return
         for other in self._inputs:
-            if _is_same(found, other):
+            if is_same_file(found, other):
                 raise UsageError(f"the output {self.path} is the input {other}; nothing written")
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._name)
@@ -228,7 +228,8 @@ def name_output(error: OSError, name: str) -> None:
         error.filename = name
 
 
-def _is_same(found: os.stat_result, other: str) -> bool:
+def is_same_file(found: os.stat_result, other: str) -> bool:
+    """Whether a path leads to the file or the device that was found."""
     try:
         there = os.stat(other)
     except OSError:

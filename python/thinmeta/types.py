@@ -255,3 +255,22 @@ class CheckReport:
             transaction_id=fields.get("transaction_id"),
             data_block_size_sectors=fields.get("data_block_size_sectors"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class NewPool:
+    """What a tool made that writes metadata anew.
+
+    Attributes:
+        metadata_blocks: Metadata blocks there are, of 4096 bytes.
+        metadata_blocks_used: Of these, how many are in use.
+        data_blocks_used: Data blocks that some device maps.
+        devices: Thin devices.
+        mapped_blocks: Mappings of all devices; what they share counts for each.
+    """
+
+    metadata_blocks: int
+    metadata_blocks_used: int
+    data_blocks_used: int
+    devices: int
+    mapped_blocks: int

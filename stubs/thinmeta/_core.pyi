@@ -856,6 +856,37 @@ def check(
     threads: int | None = None,
     progress: _Progress | None = None,
 ) -> dict[str, Any]: ...
+def restore(
+    xml_fd: int,
+    xml_name: _Path,
+    out_fd: int,
+    out_name: _Path,
+    *,
+    grows: bool,
+    transaction_id: int | None = None,
+    data_block_size_sectors: int | None = None,
+    nr_data_blocks: int | None = None,
+    flags: int | None = None,
+    progress: _Progress | None = None,
+) -> dict[str, int]:
+    """Make metadata in a file of the caller's from XML."""
+
+@final
+class MetadataTarget:
+    """A file or block device that metadata will go to, claimed until it is closed."""
+
+    def __new__(cls, path: _Path) -> Self: ...
+    @property
+    def metadata_blocks(self) -> int: ...
+    @property
+    def is_block_device(self) -> bool: ...
+    def publish(
+        self, from_fd: int, used_blocks: int, *, progress: _Progress | None = None
+    ) -> None:
+        """Put there what was built in a file of the caller's."""
+
+    def close(self) -> None: ...
+
 def check_and_clear(
     path: str,
     *,

@@ -47,6 +47,10 @@ EXAMPLES: list[tuple[thinmeta.ThinmetaError, dict[str, Any]]] = [
     (errors.PoisonedError("poisoned"), {}),
     (errors.WrongBaseError("wrong base"), {}),
     (errors.StreamError("cut short"), {}),
+    (
+        errors.XmlError("pool.xml", 3, 14, "no such tag"),
+        {"path": "pool.xml", "line": 3, "column": 14, "reason": "no such tag"},
+    ),
     (errors.UnreadableError("it cannot be read: Input/output error"), {}),
     (errors.OtherVersionError("it is of version 9"), {}),
     (

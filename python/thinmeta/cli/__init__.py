@@ -42,6 +42,7 @@ COMMANDS = (
     "stream",
     "bookmark",
     "backup",
+    "restore",
     "install-links",
 )
 

@@ -22,6 +22,9 @@ Copies of volumes, and what has changed in them
   bookmark   save the mappings of a snapshot, to know later what has changed since
   backup     keep generations of volumes in a folder or an object store
 
+Metadata made anew, in another place than the old ones
+  restore  make a pool's metadata from XML
+
 Pools in use
   live     status, snapshots of volumes, and the metadata snapshot
 

@@ -16,7 +16,14 @@ import os
 __all__ = ["NAMES", "PEER_VERSION", "run"]
 
 #: The programs that there are; each has a module of its name in this package.
-NAMES = ("thin_check", "thin_delta", "thin_dump", "thin_ls", "thin_metadata_size")
+NAMES = (
+    "thin_check",
+    "thin_delta",
+    "thin_dump",
+    "thin_ls",
+    "thin_metadata_size",
+    "thin_restore",
+)
 #: Whose bytes are printed: who asks for a version wants to know what to expect.
 PEER_VERSION = "1.1.0"
 

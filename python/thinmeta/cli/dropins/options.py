@@ -7,6 +7,9 @@ have it, means the same.
 
 from __future__ import annotations
 
+import errno
+import os
+
 from thinmeta.cli.options import did_you_mean
 from thinmeta.errors import UsageError
 
@@ -88,6 +91,22 @@ class Parsed:
         """An option's value."""
         values = self._values.get(long)
         return values[-1] if values else None
+
+    def needed(self, long: str) -> str:
+        """The value of an option that may not be left out."""
+        value = self.value(long)
+        if value is None:
+            raise self.wrong(f"--{long} is missing")
+        return value
+
+    def output(self) -> str:
+        """Where to write: a device or a file that is there, as for the peers."""
+        path = self.needed("output")
+        if not os.path.exists(path):
+            code = errno.ENOENT
+            what = "the output has to be there, and as large as the metadata are to be"
+            raise OSError(code, f"{os.strerror(code)}: {what}", path)
+        return path
 
     def number(self, long: str, most: int = MAX_U64) -> int | None:
         """An option's value, which has to be a whole number."""

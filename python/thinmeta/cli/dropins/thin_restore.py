@@ -1,0 +1,60 @@
+"""``thin_restore``: metadata from XML."""
+
+from __future__ import annotations
+
+from thinmeta.cli.dropins.options import QUIET, Option
+from thinmeta.cli.progress import progress
+from thinmeta.restoring import restore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from thinmeta.cli.dropins.options import Parsed
+
+HELP = """\
+Usage: thin_restore -i XML -o META [-q] [OPTION]...
+
+Makes a pool's metadata from the XML of thin_dump. This is thinmeta's stand-in for
+thin_restore of thin-provisioning-tools; 'thinmeta restore' makes files of the size that is
+needed, and prints JSON.
+
+The exit status is 0 when all is well, and 1 otherwise; then META is as it was.
+
+Options
+  -i, --input XML        the XML
+  -o, --output META      where to write: a device, or a file that is there and as large as
+                         the metadata are to be
+      --transaction-id NUMBER, --data-block-size SECTORS, --nr-data-blocks NUMBER
+                         take this instead of what the XML says
+  -q, --quiet            print nothing, also of errors
+  -h, --help             print this
+  -V, --version          print the version of the peer that this stands for
+"""
+
+OPTIONS = (
+    QUIET,
+    Option("--input", "-i", takes="a word"),
+    Option("--output", "-o", takes="a word"),
+    Option("--transaction-id", takes="a word"),
+    Option("--data-block-size", takes="a word"),
+    Option("--nr-data-blocks", takes="a word"),
+)
+WORDS: tuple[str, ...] = ()
+
+
+def run(parsed: Parsed) -> int:
+    """Run the program on its command line and return its exit status."""
+    xml, out = parsed.needed("input"), parsed.output()
+    transaction_id = parsed.number("transaction-id", most=(1 << 64) - 1)
+    sectors = parsed.number("data-block-size", most=(1 << 32) - 1)
+    data_blocks = parsed.number("nr-data-blocks", most=(1 << 64) - 1)
+    with progress("restoring", in_bytes=True, quiet=parsed.has("quiet")) as report:
+        restore(
+            xml,
+            out,
+            transaction_id=transaction_id,
+            data_block_size_sectors=sectors,
+            data_blocks=data_blocks,
+            flags=0,  # as 1.x does
+            progress=report,
+        )
+    return 0

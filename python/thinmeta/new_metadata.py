@@ -1,0 +1,141 @@
+"""Where a tool puts metadata that it makes anew: whole, or not there at all.
+
+All of it is built in a file without a name first. A regular file is then replaced by it; a
+block device, which has to be large enough, gets a copy, its first block last. So whatever
+goes wrong while it is built leaves what was there as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+
+from thinmeta import _core
+from thinmeta.errors import UsageError
+from thinmeta.files import OutputFile, is_same_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+    from typing import IO, Self
+
+__all__ = ["NewMetadata"]
+
+BLOCK_BYTES = 4096
+#: The largest that the format knows: 255 bitmaps.
+MOST_BLOCKS = 255 * 16320
+
+
+class NewMetadata:
+    """An output for new metadata, as a context manager.
+
+    Inside, a tool writes to :attr:`descriptor`, and says with :meth:`built` how many blocks
+    are in use. If that was said, leaving it puts the metadata where they belong.
+
+    Args:
+        path: A block device, or a file, which is made if it is absent.
+        inputs: Files that the work reads; none of them may be the output.
+        size_bytes: How large a file is to be. ``None`` takes the size of one that is there;
+            a new one has twice the blocks that are in use.
+        progress: Called as ``progress(done, total)`` while a device is written.
+
+    Raises:
+        UsageError: The output is an input, or can hold no metadata.
+        DeviceInUseError: Somebody uses it.
+        OSError: It cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        inputs: Iterable[str] = (),
+        size_bytes: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        self.path = path
+        self._inputs = tuple(inputs)
+        self._size_bytes = size_bytes
+        self._progress = progress
+        self._target: _core.MetadataTarget | None = None
+        self._file: OutputFile | None = None
+        self._work: IO[bytes] | None = None
+        self._used_blocks: int | None = None
+        #: What the tool writes to.
+        self.descriptor = -1
+        #: Whether the file becomes as large as it has to.
+        self.grows = False
+
+    def __enter__(self) -> Self:
+        try:
+            self._open()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def _open(self) -> None:
+        size = self._size_bytes
+        if size is not None and not BLOCK_BYTES <= size <= MOST_BLOCKS * BLOCK_BYTES:
+            raise UsageError(
+                f"{self.path}: metadata have 1 to {MOST_BLOCKS} blocks of {BLOCK_BYTES} bytes, "
+                f"not {size} bytes"
+            )
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            self._open_file(size)
+            return
+        for other in self._inputs:
+            if is_same_file(found, other):
+                raise UsageError(f"the output {self.path} is the input {other}; nothing written")
+        is_device = stat.S_ISBLK(found.st_mode)
+        if not is_device and not stat.S_ISREG(found.st_mode):
+            raise UsageError(f"{self.path}: metadata go to a file or a block device")
+        if is_device and size is not None:
+            raise UsageError(f"{self.path} is a block device, whose size is what it is")
+        # Ours from here on: nobody else may be writing to it, or have it as a device.
+        self._target = _core.MetadataTarget(self.path)
+        there = self._target.metadata_blocks * BLOCK_BYTES
+        if is_device:
+            self._work = tempfile.TemporaryFile(prefix="thinmeta-")  # noqa: SIM115 - see __exit__
+            self.descriptor = self._work.fileno()
+            os.ftruncate(self.descriptor, there)
+        else:
+            self._open_file(there if size is None else size)
+
+    def _open_file(self, size: int | None) -> None:
+        self._file = OutputFile(self.path, inputs=self._inputs)
+        self.descriptor = self._file.__enter__()
+        self.grows = not size
+        if size:
+            os.ftruncate(self.descriptor, size)
+
+    def built(self, used_blocks: int) -> None:
+        """Say that the metadata are whole, and how many of their blocks are in use."""
+        self._used_blocks = used_blocks
+
+    def __exit__(
+        self,
+        raised: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._file is not None:
+                if raised is None and self._used_blocks is None:
+                    raise UsageError(f"{self.path}: nothing was built")
+                file, self._file = self._file, None
+                file.__exit__(raised, value, traceback)
+            elif raised is None and self._target is not None and self._used_blocks is not None:
+                self._target.publish(self.descriptor, self._used_blocks, progress=self._progress)
+        finally:
+            if self._file is not None:
+                incomplete = UsageError("nothing was built")
+                self._file.__exit__(UsageError, incomplete, None)
+            if self._work is not None:
+                self._work.close()
+            if self._target is not None:
+                self._target.close()
