@@ -1,6 +1,6 @@
 //! Hostile bytes for what is changed on a device: nodes, space maps, arrays, the
-//! superblock of a store, pools; for what is saved of them. Each target takes a fuzzer's input and holds what comes of it to
-//! laws: no panic, no lock left, errors that say what is wrong, answers that agree.
+//! superblock of a store, pools; for what is saved of them, and for XML. Each target takes a
+//! fuzzer's input and holds what comes of it to laws: no panic, no lock left, errors that say what is wrong, answers that agree.
 //!
 //! Inputs that were once found to matter are kept in `seeds`, and run as plain tests.
 
@@ -8,6 +8,7 @@ mod arrays;
 mod base;
 mod maps;
 pub mod pool;
+mod restore;
 mod saved;
 mod store;
 #[cfg(test)]
@@ -21,13 +22,14 @@ pub type Outcome = Vec<String>;
 pub type Target = (&'static str, fn(&[u8]) -> Outcome);
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("tree_changes", trees::run),
     ("space_maps", maps::run),
     ("arrays", arrays::run),
     ("store", store::run),
     ("pool", pool::run),
     ("saved", saved::run),
+    ("restore", restore::run),
 ];
 
 /// Runs one; panics where a law is broken.
