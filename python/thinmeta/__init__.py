@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from thinmeta.mappings import BlockMappings, Mappings
     from thinmeta.pool import Pool, open_pool
     from thinmeta.restoring import restore
+    from thinmeta.rmap import ReverseMap
     from thinmeta.tools import check, dump
     from thinmeta.transaction import PoolTransaction
     from thinmeta.types import (
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         DeviceDetails,
         Finding,
         NewPool,
+        ReverseRun,
         SpaceMapRoot,
         SpaceUsage,
         Superblock,
@@ -120,6 +122,8 @@ __all__ = [
     "RepositoryBusyError",
     "RepositoryError",
     "RepositoryKeyError",
+    "ReverseMap",
+    "ReverseRun",
     "Run",
     "SpaceMapRoot",
     "SpaceUsage",
@@ -155,11 +159,12 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "devices": "Devices ThinDevice",
         "pool": "Pool open_pool",
         "restoring": "restore",
+        "rmap": "ReverseMap",
         "tools": "check dump",
         "transaction": "PoolTransaction",
         "types": (
-            "AffectedRange CheckReport DeltaRange DeviceDetails Finding NewPool SpaceMapRoot "
-            "SpaceUsage Superblock"
+            "AffectedRange CheckReport DeltaRange DeviceDetails Finding NewPool ReverseRun "
+            "SpaceMapRoot SpaceUsage Superblock"
         ),
         "volume": "Volume WritableVolume",
     }

@@ -18,13 +18,14 @@ from thinmeta.errors import NoSuchDeviceError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Any, Literal, Self, TypeAlias
 
     from thinmeta.bookmark import Bookmark
     from thinmeta.delta import Delta
     from thinmeta.devices import ThinDevice
+    from thinmeta.rmap import ReverseMap
     from thinmeta.transaction import PoolTransaction
     from thinmeta.types import PoolState, SpaceUsage, Superblock
 
@@ -315,6 +316,37 @@ class Pool:
         sides = self._side(left, "left"), self._side(right, "right")
         threads = threads_argument(threads)
         return Delta(self._native.delta(*sides, same=same, threads=threads, progress=progress))
+
+    def rmap(
+        self,
+        regions: Iterable[tuple[int, int]] | None = None,
+        *,
+        threads: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> ReverseMap:
+        """Find out what lies where in the pool's data: the mappings, the other way round.
+
+        Args:
+            regions: Parts of the data device as ``(begin, end)``, in data blocks; ``None``
+                means all of it. Parts that overlap or touch count as one.
+            threads: How many to use; ``None`` means the cores, at most 8.
+            progress: Called now and then as ``progress(done, total)``.
+
+        Returns:
+            A table of runs by data block. What several devices share is there for each of
+            them. 24 bytes of memory for each run.
+
+        Raises:
+            UsageError: A region has no block, or the pool is closed.
+            DamagedBlockError: A mapping node failed its check.
+        """
+        from thinmeta.rmap import ReverseMap
+
+        asked = [(number(begin, "begin"), number(end, "end")) for begin, end in regions or ()]
+        if regions is not None and not asked:
+            raise UsageError("no region was given; None means all of the data")
+        threads = threads_argument(threads)
+        return ReverseMap(self._native.rmap(asked, threads=threads, progress=progress))
 
     def exclusive_blocks(
         self,

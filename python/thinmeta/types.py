@@ -156,6 +156,22 @@ class DeltaRange(NamedTuple):
     right_data_block: int | None
 
 
+class ReverseRun(NamedTuple):
+    """One row of a :class:`thinmeta.ReverseMap`: blocks side by side, and whose they are.
+
+    Attributes:
+        data_begin: First block of the pool's data.
+        length_blocks: Number of blocks.
+        device_id: The thin device.
+        virtual_begin: First block in that device.
+    """
+
+    data_begin: int
+    length_blocks: int
+    device_id: int
+    virtual_begin: int
+
+
 @dataclass(frozen=True, slots=True)
 class AffectedRange:
     """A part of a thin device that a finding makes unreadable or doubtful.

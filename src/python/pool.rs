@@ -14,6 +14,7 @@ use super::error::exception;
 use super::handle::State;
 use super::output::Out;
 use super::pool_transaction::PoolTransaction;
+use super::rmap::ReverseMap;
 use crate::block::DEFAULT_CACHE_BYTES;
 use crate::disk_space::SpaceMapRoot;
 use crate::error::Error;
@@ -24,6 +25,7 @@ use crate::thin::{
 use crate::tools::delta::{Named, Sided, delta, delta_against, write_delta};
 use crate::tools::dump::{DumpFormat, DumpOptions, dump};
 use crate::tools::list::{exclusive_blocks, last_mapped, same_devices};
+use crate::tools::rmap::{RmapOptions, rmap};
 use crate::units::BlockNr;
 
 /// An open pool, or one that was closed.
@@ -348,6 +350,25 @@ impl Pool {
         let mut out = out.open(py)?;
         let work = |task: &Task<'_>| write_delta(&pool, sides, verbose, &mut *out, task);
         watched(py, progress, threads, work)
+    }
+
+    /// What lies in regions of the data, given as begin and end.
+    #[pyo3(signature = (regions, *, shared_once=false, threads=None, progress=None))]
+    fn rmap(
+        &self,
+        py: Python<'_>,
+        regions: Vec<(u64, u64)>,
+        shared_once: bool,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<ReverseMap> {
+        let pool = self.state.pool(py)?;
+        let options = RmapOptions {
+            regions: regions.into_iter().map(|(begin, end)| begin..end).collect(),
+            shared_once,
+        };
+        let work = |task: &Task<'_>| rmap(&pool, &options, task);
+        watched(py, progress, threads, work).map(ReverseMap::new)
     }
 
     /// The highest mapped block of each device, with its id.

@@ -12,3 +12,4 @@ pub mod dump;
 pub mod extract;
 pub mod list;
 pub mod restore;
+pub mod rmap;

@@ -25,6 +25,7 @@ COMMANDS = (
     "check",
     "dump",
     "delta",
+    "rmap",
     "extract",
     "live",
     "create",

@@ -12,6 +12,7 @@ Commands that only read
   check    look for damage
   dump     write down everything the metadata says, as XML or JSON
   delta    show where two volumes differ, for example a volume and its snapshot
+  rmap     show what lies where in the pool's data
   extract  copy a volume's content out of a pool
 
 Copies of volumes, and what has changed in them

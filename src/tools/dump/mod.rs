@@ -10,13 +10,13 @@ mod crew;
 mod format;
 mod human;
 mod jsonl;
-mod nodes;
+pub(super) mod nodes;
 mod output;
 mod plan;
 mod shared;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(super) mod text;
 mod work;
 mod xml;
 

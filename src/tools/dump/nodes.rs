@@ -11,7 +11,7 @@ use crate::walk::{Reader, WINDOW_BLOCKS};
 
 /// A node, and the range that its keys have to keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NodeRef {
+pub(in crate::tools) struct NodeRef {
     pub block: u32,
     /// `None` above the root: then the node may be empty.
     pub low: Option<u64>,
@@ -54,7 +54,7 @@ impl NodeRef {
 }
 
 /// A pointer that leads to a metadata block.
-pub(super) fn usable(at: BlockNr, pointer: u64, limit: u64) -> Result<u32, Damage> {
+pub(in crate::tools) fn usable(at: BlockNr, pointer: u64, limit: u64) -> Result<u32, Damage> {
     let block = u32::try_from(pointer).ok();
     block
         .filter(|block| *block != 0 && pointer < limit)
@@ -66,7 +66,7 @@ pub(super) fn usable(at: BlockNr, pointer: u64, limit: u64) -> Result<u32, Damag
 
 /// Metadata blocks that pointers may lead to. A pool in use may have grown since
 /// its superblock was read, so that the device has to tell.
-pub(super) fn metadata_blocks(pool: &Pool) -> u64 {
+pub(in crate::tools) fn metadata_blocks(pool: &Pool) -> u64 {
     let device = pool.blocks().nr_blocks().min(MAX_METADATA_BLOCKS);
     match pool.snapshot() {
         None => pool.live_superblock().metadata_blocks().min(device),
@@ -75,7 +75,7 @@ pub(super) fn metadata_blocks(pool: &Pool) -> u64 {
 }
 
 /// Child `index` of an internal node whose keys end below `high`.
-pub(super) fn child(
+pub(in crate::tools) fn child(
     node: &Node<'_>,
     index: usize,
     high: Option<u64>,
@@ -90,7 +90,7 @@ pub(super) fn child(
 }
 
 /// Reads nodes. What it hands out was checked, but for its bounds.
-pub(super) struct NodeReader<'p> {
+pub(in crate::tools) struct NodeReader<'p> {
     reader: Reader<'p>,
     limit: u64,
     window: AlignedBuffer,
@@ -170,7 +170,7 @@ struct Frame {
 
 /// What a walk came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reached {
+pub(in crate::tools) enum Reached {
     /// A leaf that nobody has looked at yet.
     Leaf(NodeRef),
     /// A node where the walk was told to stop.
@@ -182,7 +182,7 @@ pub(super) enum Reached {
 /// [`Cursor`](crate::btree::Cursor), no wrong tree can keep it going: what it
 /// descends into keeps to the bounds of the way there, and so will a leaf's
 /// reader see to it.
-pub(super) struct TreeWalk {
+pub(in crate::tools) struct TreeWalk {
     root: Option<NodeRef>,
     path: Vec<Frame>,
     /// Frames above a leaf.
@@ -257,7 +257,7 @@ impl TreeWalk {
 }
 
 /// A path that is longer than any sound tree's.
-pub(super) fn too_deep(at: NodeRef) -> Damage {
+pub(in crate::tools) fn too_deep(at: NodeRef) -> Damage {
     let expected = format!("at most {MAX_DEPTH} levels");
     Damage::new(at.at(), NODE_NAME, "depth", "a deeper level", expected)
 }

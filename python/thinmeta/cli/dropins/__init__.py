@@ -23,6 +23,7 @@ NAMES = (
     "thin_ls",
     "thin_metadata_size",
     "thin_restore",
+    "thin_rmap",
 )
 #: Whose bytes are printed: who asks for a version wants to know what to expect.
 PEER_VERSION = "1.1.0"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from thinmeta.pool import Pool
 
-__all__ = ["MAX_U32", "QUIET", "SNAPSHOT", "Option", "Parsed", "WrongLineError", "parse"]
+__all__ = ["MAX_U32", "MAX_U64", "QUIET", "SNAPSHOT", "Option", "Parsed", "WrongLineError", "parse"]
 
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
 
@@ -91,6 +91,10 @@ class Parsed:
         """An option's value."""
         values = self._values.get(long)
         return values[-1] if values else None
+
+    def values(self, long: str) -> list[str]:
+        """All values of an option that may be repeated."""
+        return self._values.get(long, [])
 
     def needed(self, long: str) -> str:
         """The value of an option that may not be left out."""
