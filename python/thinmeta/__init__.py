@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from thinmeta.live import LivePool, LiveStatus, LiveVolume, live_pool
     from thinmeta.mappings import BlockMappings, Mappings
     from thinmeta.pool import Pool, open_pool
+    from thinmeta.repairing import RepairPlan, plan_repair, repair
     from thinmeta.restoring import restore
     from thinmeta.rmap import ReverseMap
     from thinmeta.tools import check, dump
@@ -119,6 +120,7 @@ __all__ = [
     "PoolTransaction",
     "ReadOnlyError",
     "RemoteError",
+    "RepairPlan",
     "RepositoryBusyError",
     "RepositoryError",
     "RepositoryKeyError",
@@ -146,6 +148,8 @@ __all__ = [
     "errors",
     "live_pool",
     "open_pool",
+    "plan_repair",
+    "repair",
     "restore",
 ]
 
@@ -158,6 +162,7 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "mappings": "BlockMappings Mappings",
         "devices": "Devices ThinDevice",
         "pool": "Pool open_pool",
+        "repairing": "RepairPlan plan_repair repair",
         "restoring": "restore",
         "rmap": "ReverseMap",
         "tools": "check dump",

@@ -2,11 +2,12 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, OFlags, flock, seek};
 use rustix::io::Errno;
 
 use super::poisoned::{self, Identity};
@@ -369,6 +370,25 @@ impl Device for FileDevice {
         }
         let answer = self.file.sync_data();
         answer.map_err(|source| Error::io(&self.path, None, source))
+    }
+
+    fn next_data(&self, offset_bytes: u64) -> Option<Range<u64>> {
+        let size = self.size_bytes();
+        if offset_bytes >= size {
+            return None;
+        }
+        if self.direct {
+            return Some(offset_bytes..size);
+        }
+        // No request uses the file's own position.
+        let begin = match seek(&self.file, rustix::fs::SeekFrom::Data(offset_bytes)) {
+            Ok(begin) => begin,
+            Err(Errno::NXIO) => return None,
+            // A filesystem that cannot tell.
+            Err(_) => return Some(offset_bytes..size),
+        };
+        let end = seek(&self.file, rustix::fs::SeekFrom::Hole(begin));
+        Some(begin..end.unwrap_or(size).min(size))
     }
 
     fn note_poisoned(&self) {

@@ -15,6 +15,7 @@ mod recording;
 mod work_file;
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::path::Path;
 
 pub use aligned::AlignedBuffer;
@@ -88,6 +89,12 @@ pub trait Device: Send + Sync + Debug {
         Err(Error::usage(format!(
             "{path} has {now} bytes and cannot be made {size_bytes}"
         )))
+    }
+
+    /// The next bytes from an offset on that are not a hole, as far as is known.
+    fn next_data(&self, offset_bytes: u64) -> Option<Range<u64>> {
+        let size = self.size_bytes();
+        (offset_bytes < size).then_some(offset_bytes..size)
     }
 
     /// Told when a write or a flush has failed, so that who opens this next can be careful.

@@ -23,6 +23,7 @@ mod output;
 mod pack;
 mod pool;
 mod pool_transaction;
+mod repair;
 mod rmap;
 mod thin_device;
 mod volume;
@@ -63,6 +64,8 @@ mod _core {
     use super::pool::{Pool, delta_of_bookmarks};
     #[pymodule_export]
     use super::pool_transaction::PoolTransaction;
+    #[pymodule_export]
+    use super::repair::Repair;
     #[pymodule_export]
     use super::rmap::ReverseMap;
     #[pymodule_export]

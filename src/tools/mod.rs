@@ -11,5 +11,6 @@ pub mod delta;
 pub mod dump;
 pub mod extract;
 pub mod list;
+pub mod repair;
 pub mod restore;
 pub mod rmap;

@@ -105,6 +105,24 @@ class Delta:
     def __arrow_c_schema__(self) -> object: ...
 
 @final
+class Repair:
+    """A repair that is planned; the input is claimed until this is dropped."""
+
+    def __new__(
+        cls,
+        path: _Path,
+        *,
+        transaction_id: int | None = None,
+        data_block_size_sectors: int | None = None,
+        nr_data_blocks: int | None = None,
+        progress: _Progress | None = None,
+    ) -> Self: ...
+    def outlook(self) -> dict[str, Any]: ...
+    def build(
+        self, out_fd: int, out_name: _Path, *, grows: bool, progress: _Progress | None = None
+    ) -> dict[str, int]: ...
+
+@final
 class ReverseMap:
     """Runs of blocks by where they lie in the data, as a table held in memory."""
 

@@ -44,6 +44,7 @@ COMMANDS = (
     "bookmark",
     "backup",
     "restore",
+    "repair",
     "install-links",
 )
 

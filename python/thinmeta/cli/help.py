@@ -25,6 +25,7 @@ Copies of volumes, and what has changed in them
 
 Metadata made anew, in another place than the old ones
   restore  make a pool's metadata from XML
+  repair   make them from what can be read of damaged ones
 
 Pools in use
   live     status, snapshots of volumes, and the metadata snapshot

@@ -2,7 +2,7 @@
 
 use crate::block::{BlockData, Validator};
 use crate::btree::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, check_bounds};
-use crate::device::AlignedBuffer;
+use crate::device::{AlignedBuffer, Device};
 use crate::error::{Damage, Result};
 use crate::task::Task;
 use crate::thin::Pool;
@@ -104,6 +104,15 @@ impl<'p> NodeReader<'p> {
         Self {
             reader: Reader::new(&**pool.device(), only_wanted),
             limit: metadata_blocks(pool),
+            window: AlignedBuffer::new(0),
+        }
+    }
+
+    /// A reader of nodes on a device, of which so many blocks may be pointed to.
+    pub fn of_device(device: &'p dyn Device, limit: u64) -> Self {
+        Self {
+            reader: Reader::new(device, false),
+            limit,
             window: AlignedBuffer::new(0),
         }
     }

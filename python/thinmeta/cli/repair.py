@@ -1,0 +1,202 @@
+"""``thinmeta repair``: a new pool from what can be read of a damaged one."""
+
+from __future__ import annotations
+
+from thinmeta.cli.options import Option, parse, size, whole_number
+from thinmeta.cli.output import write_text
+from thinmeta.cli.progress import progress
+from thinmeta.cli.restore import print_new_pool
+from thinmeta.cli.signals import raise_on_termination
+from thinmeta.errors import ThinmetaError, UsageError
+from thinmeta.repairing import plan_repair, repair
+from thinmeta.report import count, human_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from thinmeta.repairing import DeviceRepair, RepairPlan
+    from thinmeta.types import NewPool
+
+HELP = """\
+Usage: thinmeta repair --plan [--json] [OPTION]... META
+       thinmeta repair [-i] META -o NEW_META [--json] [OPTION]...
+
+Makes new metadata for a pool of what can be read of those in META, a device or an image
+that nobody uses. META is never written. With --plan nothing is written at all: it says what
+would be kept, rebuilt and lost, and what a check finds.
+
+Space maps, sums and trees are made anew in any case. Where nodes are damaged, every block
+is looked at for what hung under them, and taken if the reference counts prove where it
+belongs. Where roots or the superblock are lost, the most plausible roots are taken, and
+listed. A metadata snapshot is not kept.
+
+Options
+  -i, --input META       the same as the first word
+  -o, --output NEW_META  where to write: a file, or a block device that nobody uses and
+                         that is not META; what is there is replaced, whole or not at all
+      --size BYTES       how large a file is to be, also as 64M; without it as large as the
+                         one that is there, or twice what is in use in a new one
+      --plan             say what would be done, and do nothing
+      --transaction-id NUMBER
+      --data-block-size SECTORS
+      --nr-data-blocks NUMBER
+                         take this, whatever the metadata say; where the superblock is lost
+                         and there is no copy of it, the size of data blocks has to be said
+      --json             print JSON
+  -h, --help             print this
+
+Examples
+  thinmeta repair --plan /dev/vg/damaged
+  thinmeta repair /dev/vg/damaged -o /dev/vg/spare
+"""
+
+OPTIONS = (
+    Option("input", "i", takes="a word"),
+    Option("output", "o", takes="a word"),
+    Option("size", takes="a word"),
+    Option("plan"),
+    Option("transaction-id", takes="a word"),
+    Option("data-block-size", takes="a word"),
+    Option("nr-data-blocks", takes="a word"),
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command on its words and return its exit status."""
+    parsed = parse("repair", arguments, OPTIONS, ("META",), optional=1)
+    if parsed.has("help"):
+        write_text(HELP)
+        return 0
+    given = parsed.value("input")
+    meta = given if given is not None else parsed.words[0] if parsed.words else None
+    if meta is None or (given is not None and parsed.words):
+        raise UsageError("repair: one META is needed; see 'thinmeta repair --help'")
+    out = parsed.value("output")
+    if (out is None) != parsed.has("plan"):
+        raise UsageError("repair: say --plan or -o NEW_META; see 'thinmeta repair --help'")
+    numbers = {
+        name: None if word is None else whole_number(word, f"--{option}")
+        for name, option in (
+            ("transaction_id", "transaction-id"),
+            ("data_block_size_sectors", "data-block-size"),
+            ("data_blocks", "nr-data-blocks"),
+        )
+        for word in (parsed.value(option),)
+    }
+    room = parsed.value("size")
+    raise_on_termination()
+    made: NewPool | None = None
+    with progress("repairing") as report:
+        if out is None:
+            plan = plan_repair(meta, progress=report, **numbers)
+        else:
+            plan, made = repair(
+                meta,
+                out,
+                size_bytes=None if room is None else size(room, "--size"),
+                progress=report,
+                **numbers,
+            )
+    findings = _findings(meta) if out is None else None
+    if parsed.has("json"):
+        _print_json(plan, meta, out, made, findings)
+        return 0
+    write_text(plan_text(plan))
+    if findings is not None:
+        for code, number in findings.items():
+            write_text(f"a check finds: {code} ({number})\n")
+    if made is not None and out is not None:
+        print_new_pool(made, out, None)
+    return 0
+
+
+def _findings(meta: str) -> dict[str, int]:
+    """Codes of a check, and how often each comes up."""
+    from thinmeta.tools import check_fields
+
+    try:
+        fields = check_fields(meta)
+    except (ThinmetaError, OSError):
+        return {"superblock-damaged": 1}  # it could not even begin
+    codes: dict[str, int] = dict(fields["findings_omitted"])
+    for finding in fields["findings"]:
+        codes[finding["code"]] = codes.get(finding["code"], 0) + 1
+    return codes
+
+
+def plan_text(plan: RepairPlan) -> str:
+    """A plan, to be read."""
+    block = plan.data_block_size_sectors * 512
+    lines = []
+    if plan.superblock_source == "copy":
+        lines.append(f"superblock: lost; a copy in metadata block {plan.superblock_copy} is taken")
+    elif plan.superblock_source == "options":
+        lines.append("superblock: lost; put together from options and from what there is")
+    if plan.candidates:
+        lines.append("roots:      the first of these is taken")
+        lines += [
+            f"  mappings {each.mapping_root}, details {each.details_root}: "
+            f"{count(each.devices, 'device')}, {each.whole_devices} of them whole, "
+            f"{human_bytes(each.mapped_blocks * block)}, transaction {each.transaction_id}, "
+            f"time {each.time}"
+            for each in plan.candidates
+        ]
+    for device in plan.devices:
+        lines += _device_lines(device, block)
+    lines += [f"device {device}: lost" for device in plan.lost_devices]
+    if plan.loose_trees:
+        lines.append(f"{count(plan.loose_trees, 'tree')} of unknown place left out")
+    kept = sum(device.kept_blocks for device in plan.devices)
+    verdict = "nothing is lost" if plan.is_whole else "something is lost"
+    lines.append(f"{count(len(plan.devices), 'device')}, {human_bytes(kept * block)}: {verdict}")
+    return "\n".join(lines) + "\n"
+
+
+def _device_lines(device: DeviceRepair, block: int) -> list[str]:
+    words = [f"{human_bytes(device.kept_blocks * block)} kept"]
+    if device.found_blocks:
+        words.append(f"{human_bytes(device.found_blocks * block)} of it found under lost nodes")
+    if device.lost_blocks:
+        words.append(f"{human_bytes(device.lost_blocks * block)} lost")
+    if device.impossible_blocks:
+        impossible = human_bytes(device.impossible_blocks * block)
+        words.append(f"{impossible} left out that cannot be")
+    if device.recorded_blocks is None:
+        words.append("details rebuilt")
+    if device.source == "found":
+        words.append("its root was lost and found")
+    elif device.source == "older":
+        words.append("as it was at an earlier time")
+    lines = [f"device {device.device_id}: " + ", ".join(words)]
+    for lost in device.lost_ranges:
+        end = "the end" if lost.end_block is None else f"block {lost.end_block - 1}"
+        what = f"from block {lost.begin_block} to {end}"
+        lines.append(f"  lost: what there was {what} (metadata block {lost.metadata_block})")
+    more = device.lost_ranges_total - len(device.lost_ranges)
+    if more:
+        lines.append(f"  lost: {count(more, 'more range')}, not listed")
+    return lines
+
+
+def _print_json(
+    plan: RepairPlan,
+    meta: str,
+    out: str | None,
+    made: NewPool | None,
+    findings: dict[str, int] | None,
+) -> None:
+    import dataclasses
+    import json
+
+    block = plan.data_block_size_sectors * 512
+    fields: dict[str, Any] = {"metadata": meta, "output": out, "is_whole": plan.is_whole}
+    fields |= dataclasses.asdict(plan)
+    for device, each in zip(fields["devices"], plan.devices, strict=True):
+        device["lost_blocks"] = each.lost_blocks
+        for name in ("kept", "found", "impossible", "lost"):
+            blocks = device[f"{name}_blocks"]
+            device[f"{name}_bytes"] = None if blocks is None else blocks * block
+    fields["findings"] = findings
+    fields["made"] = None if made is None else dataclasses.asdict(made)
+    write_text(json.dumps(fields, indent=2) + "\n")

@@ -1,0 +1,248 @@
+"""A new pool from what can be read of a damaged one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from thinmeta import _core
+from thinmeta.new_metadata import NewMetadata
+from thinmeta.types import NewPool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from thinmeta.pool import Path
+
+__all__ = [
+    "DeviceRepair",
+    "LostRange",
+    "RepairPlan",
+    "RootCandidate",
+    "plan_repair",
+    "repair",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LostRange:
+    """Virtual blocks that a node led to which is lost.
+
+    Attributes:
+        begin_block: First block that may be lost.
+        end_block: One past the last; ``None``: to the device's end.
+        metadata_block: The node; 0 where a pointer led nowhere.
+    """
+
+    begin_block: int
+    end_block: int | None
+    metadata_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRepair:
+    """What becomes of a thin device; all numbers of blocks are of data blocks.
+
+    Attributes:
+        device_id: The device.
+        transaction_id: As it will have it.
+        creation_time: The same.
+        snapshotted_time: The same.
+        source: Where its mappings come from: ``"current"``, where the superblock leads;
+            ``"found"``, a root that was lost and found as what nobody else refers to;
+            ``"older"``, from the pool as it was: something may have changed since.
+        kept_blocks: Mappings that it will have.
+        found_blocks: Of these, how many hung under lost nodes.
+        impossible_blocks: Mappings that are left out: past the end of the data, say.
+        recorded_blocks: Mappings that its details speak of; ``None`` where these are lost,
+            and are put together from what is known.
+        lost_ranges: Where lost nodes led, the first 64.
+        lost_ranges_total: How many there are in all.
+    """
+
+    device_id: int
+    transaction_id: int
+    creation_time: int
+    snapshotted_time: int
+    source: Literal["current", "found", "older"]
+    kept_blocks: int
+    found_blocks: int
+    impossible_blocks: int
+    recorded_blocks: int | None
+    lost_ranges: tuple[LostRange, ...]
+    lost_ranges_total: int
+
+    @property
+    def lost_blocks(self) -> int | None:
+        """Mappings that are lost, by the details; ``None`` where these are lost, too."""
+        if self.recorded_blocks is None:
+            return None
+        return max(0, self.recorded_blocks - self.kept_blocks)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is lost, as far as can be told."""
+        return self.lost_ranges_total == 0 and not self.impossible_blocks and not self.lost_blocks
+
+
+@dataclass(frozen=True, slots=True)
+class RootCandidate:
+    """Two roots that know the same devices, found by looking at every block.
+
+    Attributes:
+        mapping_root: Metadata block of the mappings' root.
+        details_root: Metadata block of the details' root.
+        devices: Devices that they know.
+        whole_devices: Of these, how many have all the mappings that the details speak of.
+        mapped_blocks: Mappings of those that can be read.
+        transaction_id: The highest one that a device was made in.
+        time: The latest time that the details speak of.
+    """
+
+    mapping_root: int
+    details_root: int
+    devices: int
+    whole_devices: int
+    mapped_blocks: int
+    transaction_id: int
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepairPlan:
+    """What a repair keeps, rebuilds and loses.
+
+    The space maps, all sums, and the nodes of all trees are made anew in any case; a
+    metadata snapshot is not kept.
+
+    Attributes:
+        superblock_source: ``"superblock"``; ``"copy"``, of what is or was a metadata
+            snapshot, in metadata block ``superblock_copy``; or ``"options"``.
+        superblock_copy: See there.
+        transaction_id: The pool's.
+        time: The pool's clock.
+        data_block_size_sectors: Size of a data block.
+        data_blocks: Of the pool; ``None``: as many as the mappings need.
+        devices: What becomes of each device that will be there.
+        lost_devices: Ids of devices of whose mappings nothing is left.
+        scanned: Whether every metadata block was looked at.
+        candidates: Roots that were found so, the most plausible ones first.
+        loose_trees: Trees that hang nowhere and that nothing proves to be of a device.
+    """
+
+    superblock_source: Literal["superblock", "copy", "options"]
+    superblock_copy: int | None
+    transaction_id: int
+    time: int
+    data_block_size_sectors: int
+    data_blocks: int | None
+    devices: tuple[DeviceRepair, ...]
+    lost_devices: tuple[int, ...]
+    scanned: bool
+    candidates: tuple[RootCandidate, ...]
+    loose_trees: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is lost, as far as can be told."""
+        return not self.lost_devices and all(device.is_whole for device in self.devices)
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> RepairPlan:
+        """From what the native module says."""
+        devices = tuple(
+            DeviceRepair(
+                **{
+                    **device,
+                    "lost_ranges": tuple(LostRange(*lost) for lost in device["lost_ranges"]),
+                }
+            )
+            for device in fields["devices"]
+        )
+        return cls(
+            **{
+                **fields,
+                "devices": devices,
+                "lost_devices": tuple(device[0] for device in fields["lost_devices"]),
+                "candidates": tuple(RootCandidate(**each) for each in fields["candidates"]),
+            }
+        )
+
+
+def plan_repair(
+    path: Path,
+    *,
+    transaction_id: int | None = None,
+    data_block_size_sectors: int | None = None,
+    data_blocks: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> RepairPlan:
+    """Find out what :func:`repair` would keep, rebuild and lose; nothing is written.
+
+    The arguments are those of :func:`repair`, and so are the errors of reading.
+    """
+    planned = _core.Repair(
+        os.fsdecode(path),
+        transaction_id=transaction_id,
+        data_block_size_sectors=data_block_size_sectors,
+        nr_data_blocks=data_blocks,
+        progress=progress,
+    )
+    return RepairPlan.from_fields(planned.outlook())
+
+
+def repair(
+    path: Path,
+    out: Path,
+    *,
+    transaction_id: int | None = None,
+    data_block_size_sectors: int | None = None,
+    data_blocks: int | None = None,
+    size_bytes: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> tuple[RepairPlan, NewPool]:
+    """Make a new pool's metadata of what can be read of a damaged one's.
+
+    ``path`` is never written. Where nodes are damaged, all blocks are looked at for what
+    hung under them: it is taken if the reference counts prove where it belongs. Where the
+    superblock or roots are lost, the most plausible roots are taken.
+
+    Args:
+        path: The damaged metadata, a device or an image, which nobody may be using.
+        out: Where the new metadata go: a file, which is made if it is absent, or a block
+            device; whole, or not at all.
+        transaction_id: To take in the place of the one that is found.
+        data_block_size_sectors: The same, in sectors of 512 bytes; needed where the
+            superblock is lost and there is no copy of it.
+        data_blocks: The same, the number of the pool's data blocks; without it, and without
+            the superblock, as many as the mappings need.
+        size_bytes: How large a file is to be. ``None``: as large as the one that is there,
+            or twice what is in use in a new one.
+        progress: Called now and then as ``progress(done, total)``.
+
+    Returns:
+        What was kept, rebuilt and lost, and what was made.
+
+    Raises:
+        UsageError: Something has to be said that the metadata do not tell any more, or the
+            output is the input.
+        NotFormattedError: There never was anything.
+        UnsupportedFormatError: It is something else.
+        NoSpaceError: The output is too small.
+        DeviceInUseError: Somebody uses the input or the output.
+        OSError: The one cannot be read or the other not written.
+    """
+    source, target = os.fsdecode(path), os.fsdecode(out)
+    planned = _core.Repair(
+        source,
+        transaction_id=transaction_id,
+        data_block_size_sectors=data_block_size_sectors,
+        nr_data_blocks=data_blocks,
+        progress=progress,
+    )
+    with NewMetadata(target, inputs=(source,), size_bytes=size_bytes) as new:
+        fields = planned.build(new.descriptor, target, grows=new.grows, progress=progress)
+        new.built(fields["metadata_blocks_used"])
+    return RepairPlan.from_fields(planned.outlook()), NewPool(**fields)

@@ -1,0 +1,35 @@
+//! A new pool from what can be read of a damaged one.
+//!
+//! First all is found out, then written elsewhere: [`Repair::plan`] reads, and says what
+//! would be kept, rebuilt and lost; [`Repair::build`] does just that. Both space maps, all
+//! sums and the nodes are made anew in any case. Where nodes are damaged, every block of
+//! the device is looked at for what hung under them; where roots are lost, for roots.
+
+mod basis;
+mod graft;
+mod leaves;
+mod older;
+mod outlook;
+mod plan;
+mod rebuild;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod trees;
+mod walk;
+
+pub use basis::{Basis, BasisSource};
+pub use older::Candidate;
+pub use outlook::{DeviceOutlook, Lost, Outlook, TreeSource};
+pub use plan::Repair;
+
+/// What to take as said, whatever the metadata say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepairOptions {
+    /// This transaction id.
+    pub transaction_id: Option<u64>,
+    /// This size of data blocks, in sectors.
+    pub data_block_size_sectors: Option<u32>,
+    /// This number of data blocks.
+    pub nr_data_blocks: Option<u64>,
+}

@@ -1,0 +1,115 @@
+//! The two small trees of a pool: what they say, and where they say nothing.
+
+use zerocopy::little_endian::U64;
+
+use crate::btree::Value;
+use crate::error::Result;
+use crate::task::Task;
+use crate::thin::{DeviceInfo, MAX_DEVICE_ID};
+use crate::walk::{BlockSet, Counts, Reader, each_leaf_in_order, tree_shape};
+
+/// Ids that a damaged node takes along: from the first to before the second.
+pub(super) type Ids = (u64, Option<u64>);
+
+/// What roots lead to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trees {
+    /// Devices in the details, ascending.
+    pub details: Vec<DeviceInfo>,
+    pub details_lost: Vec<Ids>,
+    /// Id and root of each device's mappings, ascending.
+    pub roots: Vec<(u64, u32)>,
+    pub roots_lost: Vec<Ids>,
+}
+
+/// References that were met.
+pub(super) struct Met {
+    pub counts: Counts,
+    /// Nodes whose own references are in there.
+    pub counted: BlockSet,
+}
+
+impl Met {
+    pub fn new(limit: u64) -> Self {
+        Self {
+            counts: Counts::new(limit),
+            counted: BlockSet::new(limit),
+        }
+    }
+}
+
+impl Trees {
+    /// Reads what is under these roots.
+    pub fn read(
+        reader: &Reader<'_>,
+        (mapping_root, details_root): (u64, u64),
+        met: &mut Met,
+        task: &Task<'_>,
+    ) -> Result<Self> {
+        let mut own = Self::default();
+        let limit = met.counts.nr_blocks();
+        let details = &mut own.details;
+        own.details_lost = read_tree(reader, details_root, met, task, |_, id, value| {
+            if id <= MAX_DEVICE_ID {
+                details.push(DeviceInfo::new(id, value));
+            }
+            None
+        })?;
+        let roots = &mut own.roots;
+        let mut wrong = Vec::new();
+        own.roots_lost = read_tree(reader, mapping_root, met, task, |first, id, value: &U64| {
+            let root = value.get();
+            match u32::try_from(root) {
+                Ok(block) if id <= MAX_DEVICE_ID && root != 0 && root < limit => {
+                    roots.push((id, block));
+                    first.then_some(root)
+                }
+                _ => {
+                    wrong.push((id, id.checked_add(1)));
+                    None
+                }
+            }
+        })?;
+        own.roots_lost.extend(wrong);
+        Ok(own)
+    }
+}
+
+/// Reads a small tree; `entry` says what block a value refers to, if one. The keys that
+/// are lost.
+fn read_tree<V: Value>(
+    reader: &Reader<'_>,
+    root: u64,
+    met: &mut Met,
+    task: &Task<'_>,
+    mut entry: impl FnMut(bool, u64, &V) -> Option<u64>,
+) -> Result<Vec<Ids>> {
+    let Met { counts, counted } = met;
+    let shape = tree_shape(reader, task, root, size_of::<V>(), counts, counted)?;
+    let mut lost: Vec<Ids> = shape
+        .damages
+        .iter()
+        .map(|bad| (bad.begin, bad.end))
+        .collect();
+    each_leaf_in_order(reader, &shape.leaves, |leaf| {
+        // It was sound a moment ago.
+        let Ok(node) = leaf else {
+            lost.push((0, None));
+            return Ok(());
+        };
+        let first = counted.insert(node.location().0);
+        for (key, value) in node.keys().iter().zip(node.values::<V>()?) {
+            if let Some(block) = entry(first, key.get(), value) {
+                counts.add(block);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(lost)
+}
+
+/// Whether an id is among those that are lost.
+pub(super) fn is_lost(lost: &[Ids], id: u64) -> bool {
+    lost.iter()
+        .any(|(begin, end)| *begin <= id && end.is_none_or(|end| id < end))
+}
