@@ -15,6 +15,8 @@ CRASH_IMAGES ?= 100000
 CRASH_SEED ?= 1
 HISTORIES ?= 2000
 HISTORY_SEED ?= 1
+REPAIR_DAMAGES ?= 2000
+REPAIR_SEED ?= 1
 KERNEL ?= linux.uml
 KERNEL_MODULES ?=
 KERNEL_ROUNDS ?= 100
@@ -69,7 +71,7 @@ $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -t
 # ---- what people ask for ----
 
 .PHONY: help demo demo-live test check test-rust test-python build wheel sdist check-wheel stubs \
-	bench peers fuzz hostile crash crash-can-fail histories kernel interleave lock clean
+	bench peers fuzz hostile crash crash-can-fail repair restore histories kernel interleave lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -128,6 +130,14 @@ hostile: $(DEV_ENV) $(NATIVE) ## the tests on damaged images with HOSTILE_CASES 
 	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) cargo test --release $(LOCKED) --test core hostile -- --nocapture
 	@cargo test --release $(LOCKED) --lib delta -- --ignored
 	@THINMETA_HOSTILE_CASES=$(HOSTILE_CASES) $(BIN)/python -m pytest -q tests/python/test_damage.py
+
+repair: $(DEV_ENV) $(NATIVE) ## REPAIR_DAMAGES (2000) random damages from REPAIR_SEED (1) on, repaired beside the peers; an hour and a half
+	@THINMETA_REPAIR_DAMAGES=$(REPAIR_DAMAGES) THINMETA_REPAIR_SEED=$(REPAIR_SEED) \
+	    $(BIN)/python -m pytest -q tests/python/test_repair.py
+
+restore: $(DEV_ENV) $(NATIVE) ## 500 random pools and 20000 damaged listings, restored beside the peers; minutes
+	@THINMETA_RESTORE_POOLS=500 THINMETA_RESTORE_DAMAGES=20000 \
+	    $(BIN)/python -m pytest -q tests/python/test_restore.py
 
 crash: ## the crash tests with CRASH_IMAGES (100000) images from CRASH_SEED (1) on; a minute or two
 	@# Of stores and, as pool::crash::, of pools.

@@ -28,8 +28,8 @@ pub struct Repair {
     pub(super) limits: ForestLimits,
     pub(super) forest: Forest,
     pub(super) grafts: Grafts,
-    /// Root of each device of the outlook.
-    pub(super) roots: Vec<u32>,
+    /// Root of each device of the outlook; none of those that have nothing mapped.
+    pub(super) roots: Vec<Option<u32>>,
     /// Leaves that several devices have.
     pub(super) joint: Vec<u32>,
     outlook: Outlook,
@@ -39,7 +39,7 @@ pub struct Repair {
 struct Wanted {
     info: DeviceInfo,
     recorded: Option<u64>,
-    root: u32,
+    root: Option<u32>,
     source: TreeSource,
 }
 
@@ -175,7 +175,8 @@ impl Survey {
         let wanted = self.wanted(&live, &mut loose, task)?;
         // What was found is verified as the rest was.
         let grafted = grafts.values().flatten().map(|graft| graft.1);
-        let mut more: Vec<u32> = wanted.iter().map(|each| each.root).chain(grafted).collect();
+        let mut more: Vec<u32> = wanted.iter().filter_map(|each| each.root).collect();
+        more.extend(grafted);
         more.sort_unstable();
         more.dedup();
         if more.iter().any(|root| forest.summary(*root).is_none()) {
@@ -284,7 +285,7 @@ impl Survey {
             wanted.push(Wanted {
                 info: known.unwrap_or_else(|| self.unknown(*id)),
                 recorded: known.map(|info| info.mapped_blocks),
-                root: *root,
+                root: Some(*root),
                 source: TreeSource::Current,
             });
         }
@@ -329,8 +330,9 @@ impl Survey {
         }
     }
 
-    /// Roots of devices whose part of the top level is lost: loose trees that an older top
-    /// level has for them, or that have just the mappings that no other one has.
+    /// Roots of devices whose part of the top level is lost: the one loose tree that has as
+    /// many mappings as the details speak of, or of several the one that an older top level
+    /// has for the device.
     fn find_roots(
         &mut self,
         missing: &[DeviceInfo],
@@ -375,30 +377,39 @@ impl Survey {
             by_size.entry(*entries).or_default().push(*block);
         }
         for info in missing {
-            let said = told.get(&info.id);
-            let exact = by_size.get(&info.mapped_blocks);
-            let root = match (said, exact) {
-                (Some(said), Some(exact)) => exact.iter().find(|root| said.contains(root)),
-                (Some(said), None) if said.len() == 1 => said.iter().next(),
-                (None, Some(exact)) if exact.len() == 1 => exact.first(),
-                _ => None,
+            let mut take = |root, source| {
+                wanted.push(Wanted {
+                    info: *info,
+                    recorded: Some(info.mapped_blocks),
+                    root,
+                    source,
+                });
             };
-            let Some(root) = root.copied() else { continue };
+            if info.mapped_blocks == 0 {
+                take(None, TreeSource::Found);
+                continue;
+            }
+            let exact = by_size
+                .get(&info.mapped_blocks)
+                .map_or(&[][..], Vec::as_slice);
+            // The only tree of its size is no guess; what it once had is one.
+            let (root, source) = match (exact, told.get(&info.id)) {
+                ([only], _) => (*only, TreeSource::Found),
+                (several, Some(said)) => match several.iter().find(|root| said.contains(root)) {
+                    Some(root) => (*root, TreeSource::Older),
+                    None => continue,
+                },
+                _ => continue,
+            };
             let room = trees
                 .iter()
                 .find(|tree| tree.0 == root)
                 .map_or(0, |tree| tree.2);
             let uses = used.entry(root).or_default();
-            if *uses >= room {
-                continue;
+            if *uses < room {
+                *uses += 1;
+                take(Some(root), source);
             }
-            *uses += 1;
-            wanted.push(Wanted {
-                info: *info,
-                recorded: Some(info.mapped_blocks),
-                root,
-                source: TreeSource::Found,
-            });
         }
         loose.retain(|each| !used.contains_key(&each.node.block));
         Ok(())
@@ -418,7 +429,7 @@ impl Survey {
                 wanted.push(Wanted {
                     info: *info,
                     recorded: Some(info.mapped_blocks),
-                    root: *root,
+                    root: Some(*root),
                     source: TreeSource::Older,
                 });
             }
@@ -497,7 +508,7 @@ impl Survey {
                 lost: Vec::new(),
                 lost_ranges: 0,
             };
-            Walker::new(nodes, &forest, &grafts).each(each.root, &mut |step| {
+            let mut visit = |step| {
                 match step {
                     Step::Lost(gap) => {
                         outlook.lost_ranges += 1;
@@ -528,7 +539,10 @@ impl Survey {
                     }
                 }
                 Ok(())
-            })?;
+            };
+            if let Some(root) = each.root {
+                Walker::new(nodes, &forest, &grafts).each(root, &mut visit)?;
+            }
             latest = latest
                 .max(each.info.creation_time)
                 .max(each.info.snapshotted_time);

@@ -52,7 +52,7 @@ impl Repair {
             builder.begin_device(&device.info)?;
             let mut waiting: Vec<NodeRef> = Vec::new();
             let mut walker = Walker::new(self.reader(), &self.forest, &self.grafts);
-            walker.each(*root, &mut |step| {
+            let mut visit = |step| {
                 let Step::Leaf { leaf, .. } = step else {
                     return Ok(());
                 };
@@ -67,7 +67,10 @@ impl Repair {
                     waiting.clear();
                 }
                 Ok(())
-            })?;
+            };
+            if let Some(root) = root {
+                walker.each(*root, &mut visit)?;
+            }
             self.add(&mut builder, &mut reader, &waiting, task)?;
             builder.end_device()?;
             task.step(0, 0)?;
@@ -131,7 +134,7 @@ impl Repair {
     fn data_blocks_needed(&self, task: &Task<'_>) -> Result<u64> {
         let mut end = 0;
         let mut reader = self.reader();
-        for root in &self.roots {
+        for root in self.roots.iter().flatten() {
             task.step(0, 0)?;
             let mut walker = Walker::new(self.reader(), &self.forest, &self.grafts);
             walker.each(*root, &mut |step| {

@@ -1,0 +1,142 @@
+"""Images that are damaged at random, and what of them no repair may lose."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from model import PoolModel
+from ondisk import BLOCK, Node, kind_of, read_u64
+
+#: Where block 0 has the roots of the mappings and of the details.
+MAPPING_ROOT, DETAILS_ROOT = 320, 328
+
+#: Device, virtual block, data block.
+Mapped = tuple[int, int, int]
+
+
+def mapped(model: PoolModel) -> set[Mapped]:
+    """All mappings of a pool, without their times."""
+    return {
+        (device.id, block, data)
+        for device in model.devices.values()
+        for block, (data, _) in device.mappings.items()
+    }
+
+
+@dataclass
+class Tree:
+    """An image whose trees are walked by plain code."""
+
+    content: bytes
+
+    def block(self, at: int) -> bytes:
+        return self.content[at * BLOCK : (at + 1) * BLOCK]
+
+    @property
+    def mapping_root(self) -> int:
+        return read_u64(self.content, MAPPING_ROOT)
+
+    @property
+    def details_root(self) -> int:
+        return read_u64(self.content, DETAILS_ROOT)
+
+    def entries(self, at: int) -> tuple[bool, list[tuple[int, bytes]]]:
+        """Whether a node is internal, and its keys and values."""
+        block = self.block(at)
+        node = Node.of(block)
+        keys = struct.unpack_from(f"<{node.nr_entries}Q", block, 32)
+        size = node.value_size
+        values = (block[node.value_at(index) :][:size] for index in range(node.nr_entries))
+        return node.is_internal, list(zip(keys, values, strict=True))
+
+    def leaves(
+        self, root: int, path: tuple[int, ...] = ()
+    ) -> Iterator[tuple[tuple[int, ...], int]]:
+        """The leaves under a root, each with the blocks of the way there, itself included."""
+        internal, entries = self.entries(root)
+        way = (*path, root)
+        if not internal:
+            yield way, root
+            return
+        for _, value in entries:
+            yield from self.leaves(int.from_bytes(value, "little"), way)
+
+    def device_roots(self) -> dict[int, tuple[tuple[int, ...], int]]:
+        """Root of each device, with the way to the leaf that has it."""
+        return {
+            key: (way, int.from_bytes(value, "little"))
+            for way, leaf in self.leaves(self.mapping_root)
+            for key, value in self.entries(leaf)[1]
+        }
+
+    def details_ways(self) -> dict[int, tuple[int, ...]]:
+        return {
+            key: way
+            for way, leaf in self.leaves(self.details_root)
+            for key, _ in self.entries(leaf)[1]
+        }
+
+    def provable(self, damaged: bytes) -> set[Mapped]:
+        """Mappings to which sound nodes lead all the way from the superblock."""
+        other = Tree(damaged)
+
+        def same(way: tuple[int, ...]) -> bool:
+            return all(self.block(at) == other.block(at) for at in way)
+
+        found: set[Mapped] = set()
+        if not same((0,)):
+            return found
+        details = self.details_ways()
+        for device, (way, root) in self.device_roots().items():
+            if not same(way) or not same(details[device]):
+                continue
+            for path, leaf in self.leaves(root):
+                if same(path):
+                    for key, value in self.entries(leaf)[1]:
+                        found.add((device, key, int.from_bytes(value, "little") >> 24))
+        return found
+
+
+def damage(draw: random.Random, content: bytes, older: list[bytes]) -> tuple[bytes, str]:
+    """One to fifty blocks are spoiled in one of several ways.
+
+    Args:
+        draw: Where chance comes from.
+        content: An image.
+        older: The same pool's images of earlier times.
+    """
+    blocks = [
+        at
+        for at in range(1, len(content) // BLOCK)
+        if kind_of(content[at * BLOCK : (at + 1) * BLOCK]) is not None
+    ]
+    if draw.random() < 0.06:
+        blocks.insert(0, 0)
+    count = min(len(blocks), draw.choice((1, 1, 1, 2, 3, 8, 50)))
+    chosen = draw.sample(blocks, count)
+    spoiled = bytearray(content)
+    kind = draw.choice(("flip", "zero", "swap", "noise", "older", "range"))
+    if kind == "older" and not older:
+        kind = "flip"
+    for at in chosen:
+        begin = at * BLOCK
+        if kind == "flip":
+            spoiled[begin + draw.randrange(BLOCK)] ^= 1 << draw.randrange(8)
+        elif kind == "zero":
+            spoiled[begin : begin + BLOCK] = bytes(BLOCK)
+        elif kind == "noise":
+            spoiled[begin : begin + BLOCK] = draw.randbytes(BLOCK)
+        elif kind == "swap":
+            other = draw.choice(blocks) * BLOCK
+            one, two = bytes(spoiled[begin:][:BLOCK]), bytes(spoiled[other:][:BLOCK])
+            spoiled[begin : begin + BLOCK], spoiled[other : other + BLOCK] = two, one
+        elif kind == "older":
+            before = draw.choice(older)
+            spoiled[begin : begin + BLOCK] = before[begin : begin + BLOCK].ljust(BLOCK, b"\0")
+        else:
+            end = min(len(spoiled), begin + draw.randrange(1, 4 * BLOCK))
+            spoiled[begin:end] = bytes(end - begin)
+    return bytes(spoiled), f"{kind} of {chosen}"

@@ -1,0 +1,438 @@
+"""Damaged pools, repaired: beside both generations of thin_repair, and what is provable."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import thinmeta
+from corpus import Corpus, write_sparse
+from damages import Mapped, Tree, damage, mapped
+from dropins import DropIns
+from histories import History
+from model import PoolModel
+from ondisk import BLOCK, read_u64, u64
+from oracles import NewerTools, ThinTools, newer_tools
+from thinmeta.cli import main
+
+#: Random damages; `make repair` has 2000.
+DAMAGES = int(os.environ.get("THINMETA_REPAIR_DAMAGES", "10"))
+SEED = int(os.environ.get("THINMETA_REPAIR_SEED", "1"))
+
+#: Small enough to be walked by plain code again and again.
+IMAGES = (
+    "block-192k",
+    "crashed",
+    "deleted",
+    "discards",
+    "kernel-6.12",
+    "metadata-snap",
+    "restored-0.9.0",
+    "snaps-300",
+    "sparse-keys",
+)
+
+#: Where block 0 has the metadata map's index, and the data map's.
+DATA_INDEX, METADATA_INDEX = 64 + 16, 192 + 16
+
+
+def model_of(image: Path) -> PoolModel:
+    out = image.with_suffix(".model.xml")
+    thinmeta.dump(image, out)
+    return PoolModel.from_xml(out.read_bytes())
+
+
+def repaired(damaged: bytes, folder: Path, **options: Any) -> tuple[thinmeta.RepairPlan, PoolModel]:
+    """Repair it; the plan has to be what came of it, and the input stay as it was."""
+    meta, out = folder / "damaged.img", folder / "repaired.img"
+    write_sparse(meta, damaged)
+    out.unlink(missing_ok=True)
+    foretold = thinmeta.plan_repair(meta, **options)
+    plan, made = thinmeta.repair(meta, out, **options)
+    assert plan == foretold
+    assert meta.read_bytes() == damaged
+    assert thinmeta.check(out).findings == ()
+    model = model_of(out)
+    assert made.devices == len(plan.devices) == len(model.devices)
+    for device in plan.devices:
+        after = model.devices[device.device_id]
+        assert len(after.mappings) == device.kept_blocks == after.mapped_blocks
+        assert (after.transaction_id, after.creation_time, after.snapshotted_time) == (
+            device.transaction_id,
+            device.creation_time,
+            device.snapshotted_time,
+        )
+        assert not set(plan.lost_devices) & {device.device_id}
+    assert made.mapped_blocks == sum(device.kept_blocks for device in plan.devices)
+    return plan, model
+
+
+def spoil(content: bytes, *blocks: int) -> bytes:
+    spoiled = bytearray(content)
+    for block in blocks:
+        spoiled[block * BLOCK + 100] ^= 0x55
+    return bytes(spoiled)
+
+
+# ---- one structure at a time ----
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_sound_pool_is_kept_whole(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    image = corpus[name]
+    plan, model = repaired(image.meta.read_bytes(), tmp_path)
+    assert model.devices == image.model.devices
+    assert plan.is_whole
+    assert not plan.scanned
+    assert (model.time, model.transaction_id) == (image.model.time, image.model.transaction_id)
+
+
+@pytest.mark.parametrize("index", [DATA_INDEX, METADATA_INDEX, DATA_INDEX + 8, METADATA_INDEX + 8])
+def test_space_maps_can_be_lost(corpus: Corpus, tmp_path: Path, index: int) -> None:
+    """Index block, index tree and both trees of large counts."""
+    image = corpus["kernel-6.12"]
+    content = image.meta.read_bytes()
+    plan, model = repaired(spoil(content, read_u64(content, index)), tmp_path)
+    assert model.devices == image.model.devices
+    assert plan.is_whole
+
+
+@pytest.mark.parametrize("name", ["kernel-6.12", "restored-0.9.0", "snaps-300", "random-60k"])
+def test_the_root_of_the_mappings_can_be_lost(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    image = corpus[name]
+    content = image.meta.read_bytes()
+    plan, model = repaired(spoil(content, Tree(content).mapping_root), tmp_path)
+    assert mapped(model) == mapped(image.model)
+    assert plan.scanned
+    assert plan.is_whole
+
+
+@pytest.mark.parametrize("name", ["kernel-6.12", "restored-0.9.0", "snaps-300"])
+def test_the_root_of_the_details_can_be_lost(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    image = corpus[name]
+    content = image.meta.read_bytes()
+    plan, model = repaired(spoil(content, Tree(content).details_root), tmp_path)
+    assert mapped(model) == mapped(image.model)
+    assert {device.recorded_blocks for device in plan.devices} == {None}
+    # What is mapped looks shared: the kernel copies that before it writes.
+    assert {device.snapshotted_time for device in plan.devices} == {image.model.time}
+
+
+def test_a_leaf_of_the_details_can_be_lost(corpus: Corpus, tmp_path: Path) -> None:
+    image = corpus["snaps-300"]
+    content = image.meta.read_bytes()
+    leaves = [leaf for _, leaf in Tree(content).leaves(Tree(content).details_root)]
+    assert len(leaves) > 1
+    plan, model = repaired(spoil(content, leaves[1]), tmp_path)
+    assert mapped(model) == mapped(image.model)
+    rebuilt = [device for device in plan.devices if device.recorded_blocks is None]
+    assert 0 < len(rebuilt) < len(plan.devices)
+
+
+def test_a_leaf_of_the_top_level_can_be_lost(corpus: Corpus, tmp_path: Path) -> None:
+    image = corpus["snaps-300"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    leaves = [leaf for _, leaf in tree.leaves(tree.mapping_root)]
+    assert len(leaves) > 1
+    with_it = {key for key, _ in tree.entries(leaves[1])[1]}
+    plan, model = repaired(spoil(content, leaves[1]), tmp_path)
+    # All of them have 300 mappings, so that only older leaves tell, and the plan says so.
+    older = {device.device_id for device in plan.devices if device.source == "older"}
+    assert older <= with_it
+    assert {each for each in mapped(model) if each[0] not in older} <= mapped(image.model)
+    assert set(plan.lost_devices) <= with_it
+    kept = {device.device_id for device in plan.devices}
+    assert kept | set(plan.lost_devices) == set(image.model.devices)
+
+
+def test_a_leaf_of_a_device_is_lost_with_what_it_held_and_nothing_else(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    image = corpus["random-60k"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    (_, root) = tree.device_roots()[0]
+    leaf = [leaf for _, leaf in tree.leaves(root)][20]
+    gone = {key for key, _ in tree.entries(leaf)[1]}
+    plan, model = repaired(spoil(content, leaf), tmp_path)
+    expected = {
+        key: value for key, value in image.model.devices[0].mappings.items() if key not in gone
+    }
+    assert model.devices[0].mappings == expected
+    (device,) = plan.devices
+    assert (device.lost_blocks, device.lost_ranges_total) == (len(gone), 1)
+    (lost,) = device.lost_ranges
+    assert lost.metadata_block == leaf
+    assert lost.begin_block == min(gone)
+    assert lost.end_block is not None
+    assert lost.end_block > max(gone)
+
+
+@pytest.mark.parametrize("name", ["random-60k", "snaps-300"])
+def test_a_root_or_inner_node_of_a_device_is_made_up_for(
+    corpus: Corpus, tmp_path: Path, name: str
+) -> None:
+    """Its children are those that nobody else accounts for."""
+    image = corpus[name]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    (_, root) = tree.device_roots()[0]
+    inner = {at for path, _ in tree.leaves(root) for at in path[:-1]}
+    for block in inner:
+        plan, model = repaired(spoil(content, block), tmp_path)
+        assert mapped(model) == mapped(image.model)
+        assert plan.is_whole
+        assert sum(device.found_blocks for device in plan.devices) > 0
+
+
+def test_the_superblock_can_be_lost(corpus: Corpus, tmp_path: Path) -> None:
+    image = corpus["random-60k"]
+    content = spoil(image.meta.read_bytes(), 0)
+    meta = tmp_path / "damaged.img"
+    meta.write_bytes(content)
+    with pytest.raises(thinmeta.UsageError, match="--data-block-size"):
+        thinmeta.plan_repair(meta)
+    plan, model = repaired(content, tmp_path, data_block_size_sectors=128)
+    assert mapped(model) == mapped(image.model)
+    assert plan.superblock_source == "options"
+    best = plan.candidates[0]
+    tree = Tree(content)
+    assert (best.mapping_root, best.details_root) == (tree.mapping_root, tree.details_root)
+    assert model.nr_data_blocks == 1 + max(data for _, _, data in mapped(model))
+    _, model = repaired(
+        content, tmp_path, data_block_size_sectors=128, data_blocks=99_999, transaction_id=77
+    )
+    assert (model.nr_data_blocks, model.transaction_id) == (99_999, 77)
+
+
+def test_a_copy_of_the_superblock_is_taken(corpus: Corpus, tmp_path: Path) -> None:
+    image = corpus["metadata-snap"]
+    content = image.meta.read_bytes()
+    plan, model = repaired(spoil(content, 0), tmp_path)
+    assert plan.superblock_source == "copy"
+    assert plan.superblock_copy == read_u64(content, 56)
+    assert plan.data_block_size_sectors == image.model.data_block_size_sectors
+    assert model.devices.keys() >= image.held_model.devices.keys()
+
+
+def test_mappings_that_cannot_be_are_left_out(corpus: Corpus, tmp_path: Path) -> None:
+    image = corpus["random-60k"]
+    content = bytearray(image.meta.read_bytes())
+    # Fewer data blocks than there are: what lies past them.
+    meta = tmp_path / "whole.img"
+    meta.write_bytes(content)
+    everything = mapped(image.model)
+    middle = sorted(data for _, _, data in everything)[len(everything) // 2]
+    plan, model = repaired(bytes(content), tmp_path, data_blocks=middle)
+    assert mapped(model) == {each for each in everything if each[2] < middle}
+    assert plan.devices[0].impossible_blocks == len(everything) - len(mapped(model))
+    assert not plan.is_whole
+
+
+# ---- random damage ----
+
+
+class Judge:
+    """Repairs by us and by both peers, held against each other and against the truth."""
+
+    def __init__(self, folder: Path, older: ThinTools, newer: NewerTools | None) -> None:
+        self.folder, self.older, self.newer = folder, older, newer
+        self.meta, self.theirs = folder / "damaged.img", folder / "theirs.img"
+
+    def peers(self, options: list[str]) -> dict[str, set[Mapped]]:
+        """What each peer that succeeds has recovered."""
+        found = {}
+        size = self.meta.stat().st_size
+        for name, tools in (("0.9.0", self.older), ("1.x", self.newer)):
+            if tools is None:
+                continue
+            self.theirs.unlink(missing_ok=True)
+            with self.theirs.open("wb") as file:
+                file.truncate(size)
+            words = ["-i", str(self.meta), "-o", str(self.theirs), *options]
+            if tools.run("thin_repair", *words).returncode != 0:
+                continue
+            try:
+                found[name] = mapped(model_of(self.theirs))
+            except (thinmeta.ThinmetaError, OSError):
+                continue  # it says that it succeeded, and left nothing that can be read
+        return found
+
+    def __call__(self, content: bytes, truth: PoolModel, damaged: bytes, what: str) -> None:
+        write_sparse(self.meta, damaged)
+        words = ["--data-block-size", str(truth.data_block_size_sectors)]
+        theirs = self.peers([])
+        with_size = self.peers(words) if not theirs else {}
+        options: dict[str, Any] = {}
+        if not theirs:
+            options = {"data_block_size_sectors": truth.data_block_size_sectors}
+        failed: Exception | None = None
+        try:
+            _, model = repaired(damaged, self.folder, **options)
+        except (thinmeta.ThinmetaError, OSError) as error:
+            failed = error
+        if failed is not None:
+            assert not theirs, (what, failed)
+            assert not with_size, (what, failed)
+            return
+        ours, everything = mapped(model), mapped(truth)
+        assert Tree(content).provable(damaged) <= ours, what
+        for name, found in (theirs | with_size).items():
+            # Mappings that never were, or were long ago, are no merit.
+            assert len(found & everything) <= len(ours & everything), (what, name)
+        assert self.older.check(self.folder / "repaired.img") == 0, what
+        if self.newer is not None:
+            checked = self.newer.run("thin_check", "-q", self.folder / "repaired.img")
+            assert checked.returncode == 0, what
+
+
+def one_case(corpus: Corpus, folder: Path, judge: Judge, seed: int) -> None:
+    draw = random.Random(f"repair {seed}")
+    older: list[bytes] = []
+    if seed % 2:
+        image = corpus[draw.choice(IMAGES)]
+        content, truth = image.meta.read_bytes(), image.model
+    else:
+        path = folder / "history.img"
+        history = History(path, seed, metadata_blocks=600)
+        for _ in range(10):
+            history.step()
+            older.append(path.read_bytes())
+        history.close()
+        content, truth = path.read_bytes(), model_of(path)
+    damaged, what = damage(draw, content, older)
+    judge(content, truth, damaged, f"seed {seed}: {what}")
+
+
+@pytest.mark.parametrize("seed", range(SEED * 1_000_000, SEED * 1_000_000 + DAMAGES))
+def test_random_damage(corpus: Corpus, thin_tools: ThinTools, tmp_path: Path, seed: int) -> None:
+    one_case(corpus, tmp_path, Judge(tmp_path, thin_tools, newer_tools()), seed)
+
+
+def test_noise_is_no_pool(tmp_path: Path) -> None:
+    meta, out = tmp_path / "noise", tmp_path / "out"
+    for content, error in (
+        (random.Random(1).randbytes(64 * BLOCK), thinmeta.ThinmetaError),
+        (bytes(64 * BLOCK), thinmeta.NotFormattedError),
+        (b"", thinmeta.UnsupportedFormatError),
+        (b"<superblock" * 4096, thinmeta.UnsupportedFormatError),
+    ):
+        meta.write_bytes(content)
+        with pytest.raises(error):
+            thinmeta.repair(meta, out)
+        assert not out.exists()
+
+
+# ---- commands, outputs ----
+
+
+def test_the_input_is_no_output_and_what_is_in_use_is_refused(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    meta, out = tmp_path / "meta.img", tmp_path / "out.img"
+    meta.write_bytes(corpus["deleted"].meta.read_bytes())
+    with pytest.raises(thinmeta.UsageError, match="is the input"):
+        thinmeta.repair(meta, meta)
+    out.write_bytes(b"x" * 4 * BLOCK)
+    with pytest.raises(thinmeta.NoSpaceError):
+        thinmeta.repair(meta, out)
+    assert out.read_bytes() == b"x" * 4 * BLOCK
+    with thinmeta.open_pool(meta, mode="r+"), pytest.raises(thinmeta.DeviceInUseError):
+        thinmeta.plan_repair(meta)
+
+
+def test_the_command_says_what_is_lost_before_and_after(
+    corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = corpus["random-60k"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    leaf = [leaf for _, leaf in tree.leaves(tree.device_roots()[0][1])][3]
+    lost = len(tree.entries(leaf)[1])
+    meta, out = tmp_path / "meta.img", tmp_path / "out.img"
+    meta.write_bytes(spoil(content, leaf))
+    assert main(["repair", "--plan", str(meta)]) == 0
+    text = capfd.readouterr().out
+    assert f"(metadata block {leaf})" in text
+    assert "1 device" in text
+    assert "something is lost" in text
+    assert "a check finds: node-damaged (1)" in text
+    assert main(["repair", "--plan", "--json", str(meta)]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert (plan["is_whole"], plan["made"]) == (False, None)
+    assert plan["devices"][0]["lost_bytes"] == lost * 65536
+    assert plan["findings"]["node-damaged"] == 1
+    assert main(["repair", str(meta), "-o", str(out), "--json"]) == 0
+    done = json.loads(capfd.readouterr().out)
+    assert done["devices"] == plan["devices"]
+    assert done["made"]["mapped_blocks"] == 60000 - lost
+    for words in ([str(meta)], ["--plan", "-o", "x", str(meta)], ["-o", "x"], ["--plan"]):
+        assert main(["repair", *words]) == 2
+
+
+def test_the_drop_in_fails_where_the_newer_peer_does(
+    corpus: Corpus, drop_in: DropIns, tmp_path: Path
+) -> None:
+    meta, out = tmp_path / "meta.img", tmp_path / "out.img"
+    meta.write_bytes(corpus["deleted"].meta.read_bytes())
+    assert drop_in("thin_repair -i", meta, "-o", out).status == 1  # no such output
+    out.write_bytes(bytes(4 << 20))
+    assert drop_in("thin_repair -i", meta).status == 1
+    assert drop_in("thin_repair --input", meta, "--output", out) == (0, b"", "")
+    assert model_of(out) == corpus["deleted"].model
+    assert drop_in("thin_repair --transaction-id 9 -i", meta, "-o", out).status == 0
+    assert model_of(out).transaction_id == 9
+    assert drop_in("thin_repair -V").out == b"1.1.0\n"
+
+
+def test_whoever_is_killed_leaves_input_and_output_as_they_were(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    meta, out = tmp_path / "meta.img", tmp_path / "out.img"
+    content = spoil(corpus["random-60k"].meta.read_bytes(), 0)
+    meta.write_bytes(content)
+    before = b"old" * 100_000
+    out.write_bytes(before)
+    words = [sys.executable, "-m", "thinmeta", "repair", str(meta), "-o", str(out)]
+    words += ["--data-block-size", "128"]
+    draw = random.Random(3)
+    killed = 0
+    for _ in range(12):
+        with subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            time.sleep(draw.uniform(0.01, 0.15))
+            process.send_signal(draw.choice((signal.SIGKILL, signal.SIGTERM)))
+            killed += process.wait() != 0
+        assert meta.read_bytes() == content
+        if out.read_bytes() != before:
+            assert thinmeta.check(out).is_clean
+            out.write_bytes(before)
+    assert killed > 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["meta.img", "out.img"]
+
+
+def test_a_pointer_out_of_range_costs_its_child(corpus: Corpus, tmp_path: Path) -> None:
+    from ondisk import Node, patched, seal
+
+    image = corpus["random-60k"]
+    content = bytearray(image.meta.read_bytes())
+    tree = Tree(bytes(content))
+    path, _ = next(iter(tree.leaves(tree.device_roots()[0][1])))
+    at = path[-2]
+    block = tree.block(at)
+    wrong = seal(patched(block, Node.of(block).value_at(1), u64(1 << 60)), "btree node")
+    content[at * BLOCK : (at + 1) * BLOCK] = wrong
+    plan, model = repaired(bytes(content), tmp_path)
+    assert 59_000 < len(mapped(model)) < 60_000
+    assert plan.devices[0].lost_ranges[0].metadata_block == 0
