@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +14,9 @@ from thinmeta.types import NewPool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from thinmeta.pool import Path
+    from thinmeta.pool import Path, Pool
 
 __all__ = [
     "DeviceRepair",
@@ -23,6 +25,7 @@ __all__ = [
     "RootCandidate",
     "plan_repair",
     "repair",
+    "repaired_pool",
 ]
 
 
@@ -55,6 +58,8 @@ class DeviceRepair:
             ``"older"``, from the pool as it was: something may have changed since.
         kept_blocks: Mappings that it will have.
         found_blocks: Of these, how many hung under lost nodes.
+        older_blocks: Of these, how many of lost nodes are from an earlier time, and their
+            data nobody else accounts for.
         impossible_blocks: Mappings that are left out: past the end of the data, say.
         recorded_blocks: Mappings that its details speak of; ``None`` where these are lost,
             and are put together from what is known.
@@ -69,6 +74,7 @@ class DeviceRepair:
     source: Literal["current", "found", "older"]
     kept_blocks: int
     found_blocks: int
+    older_blocks: int
     impossible_blocks: int
     recorded_blocks: int | None
     lost_ranges: tuple[LostRange, ...]
@@ -84,7 +90,8 @@ class DeviceRepair:
     @property
     def is_whole(self) -> bool:
         """Whether nothing is lost, as far as can be told."""
-        return self.lost_ranges_total == 0 and not self.impossible_blocks and not self.lost_blocks
+        lost = self.lost_ranges_total or self.impossible_blocks or self.lost_blocks
+        return not lost and self.source != "older"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +154,8 @@ class RepairPlan:
     @property
     def is_whole(self) -> bool:
         """Whether nothing is lost, as far as can be told."""
-        return not self.lost_devices and all(device.is_whole for device in self.devices)
+        known = self.superblock_source == "superblock" and not self.lost_devices
+        return known and all(device.is_whole for device in self.devices)
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> RepairPlan:
@@ -246,3 +254,39 @@ def repair(
         fields = planned.build(new.descriptor, target, grows=new.grows, progress=progress)
         new.built(fields["metadata_blocks_used"])
     return RepairPlan.from_fields(planned.outlook()), NewPool(**fields)
+
+
+@contextmanager
+def repaired_pool(
+    path: Path,
+    *,
+    transaction_id: int | None = None,
+    data_block_size_sectors: int | None = None,
+    data_blocks: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Iterator[tuple[Pool, RepairPlan]]:
+    """Open a damaged pool as it would be repaired: to dump it, say.
+
+    Where nothing is damaged that is the pool itself; otherwise it is built in a temporary
+    file (in ``$TMPDIR``), which is gone afterwards. Arguments and errors are those of
+    :func:`repair`.
+    """
+    from thinmeta.pool import open_pool
+
+    source = os.fsdecode(path)
+    planned = _core.Repair(
+        source,
+        transaction_id=transaction_id,
+        data_block_size_sectors=data_block_size_sectors,
+        nr_data_blocks=data_blocks,
+        progress=progress,
+    )
+    plan = RepairPlan.from_fields(planned.outlook())
+    if plan.is_whole and not plan.scanned:
+        with open_pool(source) as pool:
+            yield pool, plan
+        return
+    with tempfile.TemporaryFile(prefix="thinmeta-") as work:
+        planned.build(work.fileno(), source, grows=True, progress=progress)
+        with open_pool(f"/proc/self/fd/{work.fileno()}") as pool:
+            yield pool, plan

@@ -116,6 +116,7 @@ fn device_fields<'py>(py: Python<'py>, device: &DeviceOutlook) -> PyResult<Bound
     fields.set_item("source", device.source.as_str())?;
     fields.set_item("kept_blocks", device.info.mapped_blocks)?;
     fields.set_item("found_blocks", device.found_blocks)?;
+    fields.set_item("older_blocks", device.older_blocks)?;
     fields.set_item("impossible_blocks", device.impossible_blocks)?;
     fields.set_item("recorded_blocks", device.recorded_blocks)?;
     let lost: Vec<_> = device

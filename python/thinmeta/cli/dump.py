@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from thinmeta.cli.options import Option, parse
-from thinmeta.cli.output import STDOUT, stdout_descriptor, write_text
+from thinmeta.cli.output import STDOUT, stdout_descriptor, write_error, write_text
 from thinmeta.cli.pools import find_source
 from thinmeta.cli.progress import progress
 from thinmeta.errors import UsageError
@@ -12,6 +14,9 @@ from thinmeta.tools import FORMATS, dump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from thinmeta.cli.pools import Source
     from thinmeta.pool import Pool
 
 HELP = """\
@@ -30,6 +35,8 @@ Options
       --json             the same as --format jsonl
       --shared           print what devices share once, as <def>, and then <ref> to
                          it; otherwise every device is printed in full
+      --repair           dump what can be read of damaged metadata, which 'thinmeta
+                         repair --plan' tells of; nobody may be using them
       --dev-id ID        only this device, of a live pool also by its name; may be
                          repeated
   -m, --metadata-snapshot[=BLOCK]
@@ -46,6 +53,7 @@ OPTIONS = (
     Option("output", "o", takes="a word"),
     Option("format", takes="a word"),
     Option("shared"),
+    Option("repair"),
     Option("dev-id", takes="a word"),
 )
 
@@ -62,7 +70,12 @@ def run(arguments: list[str]) -> int:
     if parsed.has("json") and form != "jsonl":
         raise UsageError(f"dump: --json and --format {form} exclude each other")
     shared = parsed.has("shared")
-    source = find_source(parsed.words[0], parsed.metadata_snapshot())
+    snapshot = parsed.metadata_snapshot()
+    if parsed.has("repair") and snapshot is not None:
+        raise UsageError("dump: --repair and --metadata-snapshot exclude each other")
+    source = find_source(parsed.words[0], snapshot)
+    if parsed.has("repair") and source.live is not None:
+        raise UsageError(f"dump: {source.word} is in use: --repair is for what nobody uses")
     ids = [source.device_number(word, "--dev-id") for word in parsed.values("dev-id")]
     out = parsed.value("output")
 
@@ -70,7 +83,7 @@ def run(arguments: list[str]) -> int:
         with progress("dumping") as report:
             dump(pool, target, format=form, shared=shared, device_ids=ids or None, progress=report)
 
-    with source.reading() as pool:
+    with _repaired(source) if parsed.has("repair") else source.reading() as pool:
         if out is None or out == "-":
             try:
                 write(pool, stdout_descriptor())
@@ -85,3 +98,14 @@ def run(arguments: list[str]) -> int:
         with OutputFile(out, inputs=(source.metadata,)) as target:
             write(pool, target)
     return 0
+
+
+@contextmanager
+def _repaired(source: Source) -> Iterator[Pool]:
+    """The pool as it would be repaired; says if that is not all of it."""
+    from thinmeta.repairing import repaired_pool
+
+    with repaired_pool(source.metadata) as (pool, plan):
+        if not plan.is_whole:
+            write_error("thinmeta: something is lost: 'thinmeta repair --plan' tells what\n")
+        yield pool

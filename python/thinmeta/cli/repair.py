@@ -157,6 +157,8 @@ def _device_lines(device: DeviceRepair, block: int) -> list[str]:
     words = [f"{human_bytes(device.kept_blocks * block)} kept"]
     if device.found_blocks:
         words.append(f"{human_bytes(device.found_blocks * block)} of it found under lost nodes")
+    if device.older_blocks:
+        words.append(f"{human_bytes(device.older_blocks * block)} of it from an earlier time")
     if device.lost_blocks:
         words.append(f"{human_bytes(device.lost_blocks * block)} lost")
     if device.impossible_blocks:
@@ -194,7 +196,7 @@ def _print_json(
     fields |= dataclasses.asdict(plan)
     for device, each in zip(fields["devices"], plan.devices, strict=True):
         device["lost_blocks"] = each.lost_blocks
-        for name in ("kept", "found", "impossible", "lost"):
+        for name in ("kept", "found", "older", "impossible", "lost"):
             blocks = device[f"{name}_blocks"]
             device[f"{name}_bytes"] = None if blocks is None else blocks * block
     fields["findings"] = findings

@@ -40,6 +40,7 @@ pub struct Basis {
     pub(super) roots: Option<(u64, u64)>,
     pub(super) held_root: u64,
     pub(super) metadata_space: Option<SpaceMapRoot>,
+    pub(super) data_space: Option<SpaceMapRoot>,
 }
 
 impl Basis {
@@ -56,6 +57,7 @@ impl Basis {
         ));
         own.held_root = superblock.held_root.get();
         own.metadata_space = Some(superblock.metadata_space_map_root.root);
+        own.data_space = Some(superblock.data_space_map_root.root);
         check_data_block_size(own.data_block_size_sectors)?;
         Ok(own)
     }
@@ -89,6 +91,7 @@ impl Basis {
                 roots: None,
                 held_root: 0,
                 metadata_space: None,
+                data_space: None,
             },
         };
         own.limit = device_blocks(device);
@@ -111,6 +114,7 @@ impl Basis {
             roots: None,
             held_root: 0,
             metadata_space: None,
+            data_space: None,
         }
     }
 

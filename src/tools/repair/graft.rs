@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::scan::{Scan, Scanned, Shape};
 use super::trees::Met;
-use super::walk::{Gap, Grafts};
+use super::walk::{Gap, Graft, Grafts};
 use crate::block::BlockManager;
 use crate::device::Device;
 use crate::disk_space::{DiskSpaceMap, SpaceMapRoot};
@@ -154,10 +154,12 @@ pub(super) fn place(gaps: &[Gap], loose: &mut Vec<Loose>) -> Grafts {
             .windows(2)
             .all(|two| two[0].node.last < two[1].node.first);
         if heights.len() == 1 && apart {
-            let children = children
-                .iter()
-                .map(|child| (child.node.first, child.node.block));
-            placed.insert(block, children.collect());
+            let graft = |child: &Loose| Graft {
+                first: child.node.first,
+                last: child.node.last,
+                block: child.node.block,
+            };
+            placed.insert(block, children.iter().map(graft).collect());
         } else {
             unplaced.extend(children);
         }

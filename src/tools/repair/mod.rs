@@ -10,6 +10,7 @@ mod graft;
 mod leaves;
 mod older;
 mod outlook;
+mod patch;
 mod plan;
 mod rebuild;
 mod scan;

@@ -15,6 +15,8 @@ use crate::walk::{Counts, Forest, ForestLimits, Reader, State};
 
 /// Pairs that are told of.
 const MOST_CANDIDATES: usize = 16;
+/// Of these, how many are looked into for what is lost.
+const MOST_TREES: usize = 4;
 /// Roots of each kind that are looked at, the last ones on the device first.
 const MOST_ROOTS: usize = 4096;
 
@@ -51,13 +53,13 @@ impl Candidate {
     }
 }
 
-/// All pairs, the most plausible one first, and what is under that.
+/// All pairs, the most plausible one first, and what is under the first few.
 pub(super) fn candidates(
     device: &dyn Device,
     scan: &Scan,
     limits: ForestLimits,
     task: &Task<'_>,
-) -> Result<(Vec<Candidate>, Option<Trees>)> {
+) -> Result<(Vec<Candidate>, Vec<Trees>)> {
     let reader = Reader::new(device, false);
     let limit = limits.metadata_blocks;
     let mut nodes = NodeReader::of_device(device, limit);
@@ -116,11 +118,9 @@ pub(super) fn candidates(
         .collect();
     ranked.sort_by_key(|(candidate, _)| std::cmp::Reverse(candidate.rank()));
     ranked.truncate(MOST_CANDIDATES);
-    let best = ranked.first().map(|(_, trees)| trees.clone());
-    Ok((
-        ranked.into_iter().map(|(candidate, _)| candidate).collect(),
-        best,
-    ))
+    let (candidates, mut trees): (Vec<_>, Vec<_>) = ranked.into_iter().unzip();
+    trees.truncate(MOST_TREES);
+    Ok((candidates, trees))
 }
 
 fn judge(mapping: u64, details: u64, trees: &Trees, forest: &Forest) -> Candidate {

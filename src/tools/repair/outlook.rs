@@ -1,11 +1,12 @@
 //! What a repair keeps, rebuilds and loses.
 
+use super::walk::Gap;
 use super::{Basis, Candidate};
 use crate::thin::DeviceInfo;
 use crate::units::BlockNr;
 
 /// Lost ranges that are listed for a device.
-pub(super) const MOST_LISTED: usize = 64;
+const MOST_LISTED: usize = 64;
 
 /// Where a device's mappings come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,9 @@ pub struct DeviceOutlook {
     pub recorded_blocks: Option<u64>,
     /// Of the kept mappings, those found under lost nodes.
     pub found_blocks: u64,
+    /// Of the kept mappings, those of lost nodes that an older tree has, and whose data
+    /// nobody else accounts for.
+    pub older_blocks: u64,
     /// Mappings in sound leaves that cannot be: past the end of the data, say.
     pub impossible_blocks: u64,
     /// Where its tree comes from.
@@ -59,6 +63,20 @@ pub struct DeviceOutlook {
     pub lost: Vec<Lost>,
     /// Ranges in all.
     pub lost_ranges: u64,
+}
+
+impl DeviceOutlook {
+    /// Takes note of what is lost.
+    pub(super) fn lose(&mut self, gap: &Gap) {
+        self.lost_ranges += 1;
+        if self.lost.len() < MOST_LISTED {
+            self.lost.push(Lost {
+                begin: gap.low,
+                end: gap.high,
+                block: BlockNr(gap.block.into()),
+            });
+        }
+    }
 }
 
 /// What becomes of a pool.

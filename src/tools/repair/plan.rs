@@ -9,7 +9,8 @@ use super::basis::{Basis, BasisSource};
 use super::graft::{Loose, loose_nodes, place};
 use super::leaves::{Doubtful, blocks, runs};
 use super::older::candidates;
-use super::outlook::{DeviceOutlook, Lost, MOST_LISTED, Outlook, TreeSource};
+use super::outlook::{DeviceOutlook, Outlook, TreeSource};
+use super::patch::{Patcher, Patches, of_gap};
 use super::scan::{Scan, Shape};
 use super::trees::{Met, Trees, is_lost};
 use super::walk::{Gap, Grafts, Step, Walker};
@@ -20,7 +21,7 @@ use crate::task::Task;
 use crate::thin::{DeviceInfo, MAX_TIME, SUPERBLOCK_VALIDATOR, Superblock};
 use crate::tools::dump::nodes::NodeReader;
 use crate::units::BlockNr;
-use crate::walk::{BlockSet, Forest, ForestLimits, Reader};
+use crate::walk::{BlockSet, Counts, Forest, ForestLimits, Reader};
 
 /// A repair that is planned, of a device that must not change meanwhile.
 pub struct Repair {
@@ -28,6 +29,7 @@ pub struct Repair {
     pub(super) limits: ForestLimits,
     pub(super) forest: Forest,
     pub(super) grafts: Grafts,
+    pub(super) patches: Patches,
     /// Root of each device of the outlook; none of those that have nothing mapped.
     pub(super) roots: Vec<Option<u32>>,
     /// Leaves that several devices have.
@@ -75,13 +77,21 @@ impl Repair {
     }
 }
 
+/// What was found in the place of lost nodes.
+struct Found {
+    forest: Forest,
+    grafts: Grafts,
+    patches: Patches,
+}
+
 struct Survey {
     device: Arc<dyn Device>,
     basis: Basis,
     scan: Option<Scan>,
     limits: ForestLimits,
     candidates: Vec<super::Candidate>,
-    older: Option<Trees>,
+    /// What is under the most plausible of them.
+    older: Option<Vec<Trees>>,
 }
 
 impl Survey {
@@ -120,9 +130,9 @@ impl Survey {
         }
         let (device, limits) = (Arc::clone(&self.device), self.limits);
         let scan = self.scan(task)?;
-        let (found, best) = candidates(&*device, scan, limits, task)?;
+        let (found, trees) = candidates(&*device, scan, limits, task)?;
         self.candidates = found;
-        self.older = Some(best.unwrap_or_default());
+        self.older = Some(trees);
         Ok(())
     }
 
@@ -174,7 +184,7 @@ impl Survey {
         }
         let wanted = self.wanted(&live, &mut loose, task)?;
         // What was found is verified as the rest was.
-        let grafted = grafts.values().flatten().map(|graft| graft.1);
+        let grafted = grafts.values().flatten().map(|graft| graft.block);
         let mut more: Vec<u32> = wanted.iter().filter_map(|each| each.root).collect();
         more.extend(grafted);
         more.sort_unstable();
@@ -184,7 +194,13 @@ impl Survey {
             forest = Forest::walk(&reader, task, &more, self.limits, &mut counts, None)?;
             forest.resolve(&reader, task)?;
         }
-        self.finish(forest, grafts, wanted, &live, loose, task)
+        let patches = self.patches(&forest, &grafts, &wanted, &held, task)?;
+        let found = Found {
+            forest,
+            grafts,
+            patches,
+        };
+        self.finish(found, wanted, &live, loose, task)
     }
 
     /// A superblock refers to both of its roots.
@@ -356,7 +372,7 @@ impl Survey {
         let mut counts = Met::new(limit).counts;
         let mut forest = Forest::walk(&reader, task, &roots, limits, &mut counts, None)?;
         forest.resolve(&reader, task)?;
-        for each in loose.iter() {
+        for each in loose.iter().filter(|each| roots.contains(&each.node.block)) {
             if let Some(summary) = forest.summary(each.node.block) {
                 trees.push((each.node.block, summary.entries.into(), each.missing));
             }
@@ -376,6 +392,8 @@ impl Survey {
         for (block, entries, _) in &trees {
             by_size.entry(*entries).or_default().push(*block);
         }
+        let mapped = missing.iter().filter(|info| info.mapped_blocks > 0);
+        let alone = mapped.count() == 1 && trees.len() == 1;
         for info in missing {
             let mut take = |root, source| {
                 wanted.push(Wanted {
@@ -392,9 +410,11 @@ impl Survey {
             let exact = by_size
                 .get(&info.mapped_blocks)
                 .map_or(&[][..], Vec::as_slice);
-            // The only tree of its size is no guess; what it once had is one.
+            // The only tree of its size, or of all for the only device, is no guess; what
+            // it once had is one.
             let (root, source) = match (exact, told.get(&info.id)) {
                 ([only], _) => (*only, TreeSource::Found),
+                _ if alone => (trees[0].0, TreeSource::Found),
                 (several, Some(said)) => match several.iter().find(|root| said.contains(root)) {
                     Some(root) => (*root, TreeSource::Older),
                     None => continue,
@@ -423,7 +443,9 @@ impl Survey {
         task: &Task<'_>,
     ) -> Result<()> {
         self.look_for_older(task)?;
-        let older = self.older.get_or_insert_default();
+        let Some(older) = self.older.iter().flatten().next() else {
+            return Ok(());
+        };
         for (info, (id, root)) in older.details.iter().zip(&older.roots) {
             if which(*id) {
                 wanted.push(Wanted {
@@ -476,16 +498,75 @@ impl Survey {
         Ok(())
     }
 
+    /// Mappings of lost nodes, from older trees.
+    fn patches(
+        &mut self,
+        forest: &Forest,
+        grafts: &Grafts,
+        wanted: &[Wanted],
+        held: &Trees,
+        task: &Task<'_>,
+    ) -> Result<Patches> {
+        let device = Arc::clone(&self.device);
+        let limit = self.basis.limit;
+        let mut gaps: Vec<(u64, Gap)> = Vec::new();
+        for each in wanted {
+            task.step(0, 0)?;
+            let mut walker = Walker::new(NodeReader::of_device(&*device, limit), forest, grafts);
+            let mut visit = |step| {
+                if let Step::Lost(gap) = step {
+                    gaps.push((each.info.id, gap));
+                }
+                Ok(())
+            };
+            if let Some(root) = each.root {
+                walker.each(root, &mut visit)?;
+            }
+        }
+        // Without a superblock the trees are older ones already.
+        if gaps.is_empty() || self.basis.roots.is_none() {
+            return Ok(Patches::default());
+        }
+        self.look_for_older(task)?;
+        // Each leaf counts once, those of the metadata snapshot, too.
+        let grafted = grafts.values().flatten().map(|graft| graft.block);
+        let held = held.roots.iter().map(|root| root.1);
+        let mut roots: Vec<u32> = wanted.iter().filter_map(|each| each.root).collect();
+        roots.extend(grafted.chain(held));
+        roots.sort_unstable();
+        roots.dedup();
+        let reader = Reader::new(&*device, false);
+        let data = Counts::new(self.basis.data_blocks.unwrap_or(0));
+        let mut counts = Counts::new(limit);
+        Forest::walk(&reader, task, &roots, self.limits, &mut counts, Some(&data))?;
+        let mut patcher = Patcher {
+            device: &device,
+            forest,
+            limits: self.limits,
+            space: self.basis.data_space,
+            met: data,
+            patches: Patches::default(),
+        };
+        for older in self.older.iter().flatten() {
+            patcher.fill(&gaps, older, task)?;
+        }
+        Ok(patcher.patches)
+    }
+
     /// Walks all devices: what is kept of each.
     fn finish(
         mut self,
-        forest: Forest,
-        grafts: Grafts,
+        found: Found,
         wanted: Vec<Wanted>,
         live: &Trees,
         loose: Vec<Loose>,
         task: &Task<'_>,
     ) -> Result<Repair> {
+        let Found {
+            forest,
+            grafts,
+            patches,
+        } = found;
         let doubtful = Doubtful::of(&forest);
         let limit = self.basis.limit;
         let (mut seen, mut again) = (BlockSet::new(limit), BlockSet::new(limit));
@@ -503,19 +584,23 @@ impl Survey {
                 },
                 recorded_blocks: each.recorded,
                 found_blocks: 0,
+                older_blocks: 0,
                 impossible_blocks: 0,
                 source: each.source,
                 lost: Vec::new(),
                 lost_ranges: 0,
             };
+            let mut between = Vec::new();
             let mut visit = |step| {
                 match step {
                     Step::Lost(gap) => {
-                        outlook.lost_ranges += 1;
-                        if outlook.lost.len() < MOST_LISTED {
-                            let block = BlockNr(gap.block.into());
-                            let (begin, end) = (gap.low, gap.high);
-                            outlook.lost.push(Lost { begin, end, block });
+                        let older = blocks(&of_gap(&patches, &gap));
+                        outlook.older_blocks += older;
+                        outlook.info.mapped_blocks += older;
+                        if gap.between {
+                            between.push(gap);
+                        } else {
+                            outlook.lose(&gap);
                         }
                     }
                     Step::Leaf { leaf, grafted } => {
@@ -542,6 +627,13 @@ impl Survey {
             };
             if let Some(root) = each.root {
                 Walker::new(nodes, &forest, &grafts).each(root, &mut visit)?;
+            }
+            // Between what was found there was more, if it is not all that there was.
+            if outlook
+                .recorded_blocks
+                .is_none_or(|blocks| outlook.info.mapped_blocks < blocks)
+            {
+                between.iter().for_each(|gap| outlook.lose(gap));
             }
             latest = latest
                 .max(each.info.creation_time)
@@ -573,6 +665,7 @@ impl Survey {
             limits: self.limits,
             forest,
             grafts,
+            patches,
             roots: wanted.iter().map(|each| each.root).collect(),
             joint,
             outlook,

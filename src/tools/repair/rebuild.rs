@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use super::Repair;
 use super::basis::BasisSource;
 use super::leaves::runs;
+use super::patch::of_gap;
 use super::walk::{Step, Walker};
 use crate::block::BlockData;
 use crate::build::{BuildOptions, Built, Output, PartId, PoolBuilder};
@@ -53,8 +54,13 @@ impl Repair {
             let mut waiting: Vec<NodeRef> = Vec::new();
             let mut walker = Walker::new(self.reader(), &self.forest, &self.grafts);
             let mut visit = |step| {
-                let Step::Leaf { leaf, .. } = step else {
-                    return Ok(());
+                let leaf = match step {
+                    Step::Leaf { leaf, .. } => leaf,
+                    Step::Lost(gap) => {
+                        self.add(&mut builder, &mut reader, &waiting, task)?;
+                        waiting.clear();
+                        return builder.runs(&of_gap(&self.patches, &gap));
+                    }
                 };
                 if let Some(part) = parts.get(&leaf.block) {
                     self.add(&mut builder, &mut reader, &waiting, task)?;

@@ -8,8 +8,16 @@ use crate::error::{Error, Result};
 use crate::tools::dump::nodes::{NodeReader, NodeRef, child};
 use crate::walk::{Forest, State};
 
-/// Sub-trees that are taken for the children of a lost node: first key and block.
-pub(super) type Grafts = FxHashMap<u32, Vec<(u64, u32)>>;
+/// A sub-tree that is taken for a child of a lost node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Graft {
+    pub first: u64,
+    pub last: u64,
+    pub block: u32,
+}
+
+/// Those of each lost node, in ascending order.
+pub(super) type Grafts = FxHashMap<u32, Vec<Graft>>;
 
 /// What a walk comes to.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +39,16 @@ pub(super) struct Gap {
     pub high: Option<u64>,
     /// Levels below it, if its neighbours tell.
     pub height: Option<u8>,
+    /// Children of it were found, and whether some were here as well is not known.
+    pub between: bool,
 }
 
 pub(super) struct Walker<'r> {
     nodes: NodeReader<'r>,
     forest: &'r Forest,
     grafts: &'r Grafts,
+    /// Keys that are of interest.
+    keys: (u64, Option<u64>),
 }
 
 impl<'r> Walker<'r> {
@@ -45,7 +57,14 @@ impl<'r> Walker<'r> {
             nodes,
             forest,
             grafts,
+            keys: (0, None),
         }
+    }
+
+    /// Goes where some of these keys may be, and nowhere else.
+    pub fn within(mut self, low: u64, high: Option<u64>) -> Self {
+        self.keys = (low, high);
+        self
     }
 
     /// Walks the tree under a device's root.
@@ -85,6 +104,7 @@ impl<'r> Walker<'r> {
         let below = self.height_below(&node);
         for index in 0..node.keys().len() {
             match child(&node, index, at.high, self.nodes.limit()) {
+                Ok(child) if self.is_outside(&child) => {}
                 Ok(child) => self.descend(child, below, depth + 1, grafted, visit)?,
                 Err(_) => {
                     let key = node.keys()[index].get();
@@ -95,12 +115,19 @@ impl<'r> Walker<'r> {
                         low: key,
                         high,
                         height: Some(0),
+                        between: false,
                     };
                     visit(Step::Lost(gap))?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn is_outside(&self, at: &NodeRef) -> bool {
+        let (low, high) = self.keys;
+        at.high.is_some_and(|end| end <= low)
+            || at.low.zip(high).is_some_and(|(begin, high)| begin >= high)
     }
 
     /// A node that cannot be read: what is taken for its children, or nothing.
@@ -113,24 +140,34 @@ impl<'r> Walker<'r> {
     ) -> Result<()> {
         let grafts = self.grafts;
         let found = grafts.get(&at.block).filter(|_| depth < MAX_DEPTH);
-        let Some(children) = found else {
-            let (low, high) = (at.low.unwrap_or(0), at.high);
-            return visit(Step::Lost(Gap {
-                block: at.block,
-                low,
-                high,
-                height,
-            }));
+        let whole = Gap {
+            block: at.block,
+            low: at.low.unwrap_or(0),
+            high: at.high,
+            height,
+            between: found.is_some(),
         };
-        for (index, (first, block)) in children.iter().enumerate() {
+        let Some(children) = found else {
+            return visit(Step::Lost(whole));
+        };
+        let mut low = whole.low;
+        for (index, graft) in children.iter().enumerate() {
+            if low < graft.first {
+                let high = Some(graft.first);
+                visit(Step::Lost(Gap { low, high, ..whole }))?;
+            }
             let child = NodeRef {
-                block: *block,
-                low: Some(*first),
-                high: children.get(index + 1).map(|next| next.0).or(at.high),
+                block: graft.block,
+                low: Some(graft.first),
+                high: children.get(index + 1).map(|next| next.first).or(at.high),
             };
             // What hangs there is never lost itself, so that this ends.
             let below = height.and_then(|height| height.checked_sub(1));
             self.descend(child, below, depth + 1, true, visit)?;
+            low = graft.last.saturating_add(1);
+        }
+        if at.high.is_none_or(|high| low < high) {
+            visit(Step::Lost(Gap { low, ..whole }))?;
         }
         Ok(())
     }

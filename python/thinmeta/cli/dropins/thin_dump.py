@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from thinmeta.cli.dropins.options import MAX_U32, QUIET, SNAPSHOT, Option
 from thinmeta.cli.output import STDOUT, stdout_descriptor
 from thinmeta.cli.progress import progress
@@ -10,6 +12,8 @@ from thinmeta.files import OutputFile, name_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from thinmeta.cli.dropins.options import Parsed
     from thinmeta.pool import Pool
 
@@ -36,7 +40,7 @@ Options
                          read the metadata snapshot that the pool holds, or the one at
                          BLOCK (also -mBLOCK); works while the pool is in use
   -q, --quiet            say nothing, also of errors
-  -r, --repair           not there yet: fails
+  -r, --repair           dump what can be read of damaged metadata
   -h, --help             print this
   -V, --version          print the version of the peer whose output this is
 """
@@ -69,10 +73,6 @@ def run(parsed: Parsed) -> int:
     if form not in FORMATS:
         raise parsed.wrong(f"--format is {' or '.join(FORMATS)}, not {form!r}")
     parsed.refuse_together("repair", "metadata-snap")
-    if parsed.has("repair"):
-        raise ThinmetaError(
-            "thin_dump: --repair is not there yet: use the thin_dump of thin-provisioning-tools"
-        )
     devices = parsed.numbers("dev-id")
     transaction_id = parsed.number("transaction-id")
     block_sectors = parsed.number("data-block-size", MAX_U32)
@@ -96,7 +96,7 @@ def run(parsed: Parsed) -> int:
             )
 
     out = parsed.value("output")
-    with parsed.open_pool() as pool:
+    with _pool(parsed) as pool:
         if out is None:
             try:
                 write(pool, stdout_descriptor())
@@ -108,6 +108,25 @@ def run(parsed: Parsed) -> int:
         from thinmeta.cli.signals import raise_on_termination
 
         raise_on_termination()
-        with OutputFile(out, inputs=(pool.path,)) as target:
+        with OutputFile(out, inputs=(parsed.words[0],)) as target:
             write(pool, target)
     return 0
+
+
+@contextmanager
+def _pool(parsed: Parsed) -> Iterator[Pool]:
+    """The pool that is dumped, as it is or as it would be repaired."""
+    if not parsed.has("repair"):
+        with parsed.open_pool() as pool:
+            yield pool
+        return
+    from thinmeta.repairing import repaired_pool
+
+    repaired = repaired_pool(
+        parsed.words[0],
+        transaction_id=parsed.number("transaction-id"),
+        data_block_size_sectors=parsed.number("data-block-size", MAX_U32),
+        data_blocks=parsed.number("nr-data-blocks"),
+    )
+    with repaired as (pool, _):
+        yield pool

@@ -1,0 +1,129 @@
+//! What was in a lost leaf, from the pool as it was.
+//!
+//! An older tree of the device may still have a leaf for those keys. A mapping in it is
+//! taken if it must be somebody's: its data block has more references than were met, by
+//! the data's space map, so that the mapping was neither removed nor its block used again
+//! by anything that can be read. Where that map cannot be read, nobody may have the block.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::leaves::runs;
+use super::trees::Trees;
+use super::walk::{Gap, Grafts, Step, Walker};
+use crate::block::BlockManager;
+use crate::device::Device;
+use crate::disk_space::{DiskSpaceMap, SpaceMapRoot};
+use crate::error::Result;
+use crate::space::SpaceMap;
+use crate::task::Task;
+use crate::thin::Run;
+use crate::tools::dump::nodes::NodeReader;
+use crate::walk::{Counts, Forest, ForestLimits};
+
+/// Memory for the space map's nodes.
+const CACHE_BYTES: u64 = 8 << 20;
+
+/// Mappings in the place of lost nodes.
+pub(super) type Patches = FxHashMap<u32, Vec<Run>>;
+
+/// Finds them.
+pub(super) struct Patcher<'p> {
+    pub device: &'p Arc<dyn Device>,
+    pub forest: &'p Forest,
+    pub limits: ForestLimits,
+    /// The data's space map, if it is known where that is.
+    pub space: Option<SpaceMapRoot>,
+    /// References that were met.
+    pub met: Counts,
+    pub patches: Patches,
+}
+
+impl Patcher<'_> {
+    /// Fills gaps, each with the id of a device that has it, from older trees.
+    pub fn fill(&mut self, gaps: &[(u64, Gap)], older: &Trees, task: &Task<'_>) -> Result<()> {
+        let blocks = BlockManager::new(Arc::clone(self.device), CACHE_BYTES);
+        let map = self.space.map(|root| DiskSpaceMap::data(&blocks, root));
+        let none = Grafts::default();
+        for (device, gap) in gaps.iter().filter(|gap| gap.1.block != 0) {
+            task.step(0, 0)?;
+            let found = older.roots.binary_search_by_key(device, |root| root.0);
+            let Some((_, root)) = found.ok().and_then(|index| older.roots.get(index)) else {
+                continue;
+            };
+            let nodes = NodeReader::of_device(&**self.device, self.limits.metadata_blocks);
+            let mut reader = NodeReader::of_device(&**self.device, self.limits.metadata_blocks);
+            let known = self.patches.remove(&gap.block).unwrap_or_default();
+            let mut taken: Vec<Run> = Vec::new();
+            let mut walker = Walker::new(nodes, self.forest, &none).within(gap.low, gap.high);
+            walker.each(*root, &mut |step| {
+                let Step::Leaf { leaf, .. } = step else {
+                    return Ok(());
+                };
+                let block = reader.read_one(leaf.block)?;
+                for run in runs(&leaf.parse(&block)?, self.limits)? {
+                    for at in 0..run.length_blocks {
+                        let (key, data) = (run.virtual_begin + at, run.data_begin + at);
+                        let inside = gap.low <= key && gap.high.is_none_or(|high| key < high);
+                        if !inside || has(&known, key) {
+                            continue;
+                        }
+                        let met = self.met.get(data);
+                        let is_missing = match &map {
+                            Some(map) => map.get_count(data).map_or(met == 0, |count| count > met),
+                            None => met == 0,
+                        };
+                        if is_missing {
+                            self.met.add(data);
+                            taken.push(Run {
+                                virtual_begin: key,
+                                data_begin: data,
+                                length_blocks: 1,
+                                ..run
+                            });
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+            taken.extend(known);
+            taken.sort_unstable_by_key(|run| run.virtual_begin);
+            let mut joined: Vec<Run> = Vec::new();
+            for run in taken {
+                if !joined.last_mut().is_some_and(|last| last.join(&run)) {
+                    joined.push(run);
+                }
+            }
+            if !joined.is_empty() {
+                self.patches.insert(gap.block, joined);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn has(runs: &[Run], key: u64) -> bool {
+    let after = runs.partition_point(|run| run.virtual_begin <= key);
+    after.checked_sub(1).is_some_and(|index| {
+        let run = runs[index];
+        key < run.virtual_begin + run.length_blocks
+    })
+}
+
+/// Those of a lost node's that lie in a gap: another device may leave it fewer keys.
+pub(super) fn of_gap(patches: &Patches, gap: &Gap) -> Vec<Run> {
+    let runs = patches.get(&gap.block).map_or(&[][..], Vec::as_slice);
+    let cut = |run: &Run| {
+        let begin = run.virtual_begin.max(gap.low);
+        let end = run.virtual_begin + run.length_blocks;
+        let end = gap.high.map_or(end, |high| high.min(end));
+        (begin < end).then(|| Run {
+            virtual_begin: begin,
+            data_begin: run.data_begin + (begin - run.virtual_begin),
+            length_blocks: end - begin,
+            ..*run
+        })
+    };
+    runs.iter().filter_map(cut).collect()
+}
