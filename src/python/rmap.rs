@@ -19,8 +19,11 @@ use crate::tools::rmap::{self, Row, write};
 #[pyclass(frozen, module = "thinmeta._core")]
 pub(super) struct ReverseMap(rmap::ReverseMap);
 
-/// Columns, by name.
-const COLUMNS: [(&str, fn(&Row) -> u64); 4] = [
+/// A column's name, and how to get it of a row.
+type NamedField = (&'static str, fn(&Row) -> u64);
+
+/// All of them.
+const COLUMNS: [NamedField; 4] = [
     ("data_begin", Row::data_begin),
     ("length_blocks", Row::length_blocks),
     ("device_id", Row::device_id),

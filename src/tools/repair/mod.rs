@@ -6,6 +6,8 @@
 //! the device is looked at for what hung under them; where roots are lost, for roots.
 
 mod basis;
+mod devices;
+mod finish;
 mod graft;
 mod leaves;
 mod older;
@@ -14,8 +16,6 @@ mod patch;
 mod plan;
 mod rebuild;
 mod scan;
-#[cfg(test)]
-mod tests;
 mod trees;
 mod walk;
 

@@ -73,7 +73,7 @@ fn rows_are_those_of_a_plain_list() {
         let pool = builder.open();
         let regions = match seed % 3 {
             0 => vec![],
-            1 => vec![0..DATA_BLOCKS / 2],
+            1 => vec![0..DATA_BLOCKS / 2, 0..7],
             _ => (0..random.within(1, 9))
                 .map(|_| {
                     let begin = random.below(DATA_BLOCKS);

@@ -1,0 +1,271 @@
+//! Which devices there will be, and where the root of each is.
+
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::graft::Loose;
+use super::outlook::TreeSource;
+use super::plan::{Survey, Wanted};
+use super::scan::Shape;
+use super::trees::{Met, Trees, is_lost};
+use crate::error::Result;
+use crate::task::Task;
+use crate::thin::DeviceInfo;
+use crate::walk::{Forest, Reader};
+
+impl Survey {
+    /// Leaves of the top level that hang under a lost node of it.
+    pub(super) fn find_tops(
+        &self,
+        live: &mut Trees,
+        loose: &mut Vec<Loose>,
+        task: &Task<'_>,
+    ) -> Result<()> {
+        if live.roots_lost.is_empty() {
+            return Ok(());
+        }
+        let reader = Reader::new(&*self.device, false);
+        let mut kept = Vec::new();
+        for each in loose.drain(..) {
+            let fits = each.kind == Shape::Top
+                && is_lost(&live.roots_lost, each.node.first)
+                && is_lost(&live.roots_lost, each.node.last);
+            if !fits {
+                kept.push(each);
+                continue;
+            }
+            let block = each.node.block.into();
+            let found = Trees::read(&reader, (block, 0), &mut Met::new(self.basis.limit), task)?;
+            let known = live
+                .roots
+                .iter()
+                .map(|root| root.0)
+                .collect::<FxHashSet<u64>>();
+            if found.roots.iter().any(|root| known.contains(&root.0)) {
+                kept.push(each);
+                continue;
+            }
+            live.roots.extend(found.roots);
+        }
+        live.roots.sort_unstable();
+        *loose = kept;
+        Ok(())
+    }
+
+    /// The devices that there will be.
+    pub(super) fn wanted(
+        &mut self,
+        live: &Trees,
+        loose: &mut Vec<Loose>,
+        task: &Task<'_>,
+    ) -> Result<Vec<Wanted>> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        let details: FxHashMap<u64, DeviceInfo> =
+            live.details.iter().map(|info| (info.id, *info)).collect();
+        for (id, root) in &live.roots {
+            let known = details.get(id).copied();
+            // One that only the mappings know was half deleted, or its details are lost.
+            if known.is_none() && !is_lost(&live.details_lost, *id) {
+                continue;
+            }
+            wanted.push(Wanted {
+                info: known.unwrap_or_else(|| self.unknown(*id)),
+                recorded: known.map(|info| info.mapped_blocks),
+                root: Some(*root),
+                source: TreeSource::Current,
+            });
+        }
+        let mapped: FxHashSet<u64> = live.roots.iter().map(|root| root.0).collect();
+        let missing: Vec<DeviceInfo> = live
+            .details
+            .iter()
+            .filter(|info| !mapped.contains(&info.id) && is_lost(&live.roots_lost, info.id))
+            .copied()
+            .collect();
+        if !missing.is_empty() {
+            self.find_roots(&missing, loose, &mut wanted, task)?;
+        }
+        let nothing = self.basis.roots.is_none()
+            || (live.details.is_empty() && !live.details_lost.is_empty())
+                && (live.roots.is_empty() && !live.roots_lost.is_empty());
+        if nothing {
+            self.take_older(&mut wanted, |_| true, task)?;
+        } else if live.details_lost.is_empty() && !live.roots_lost.is_empty() {
+            // Devices that are still there, as they were once.
+            let found: FxHashSet<u64> = wanted.iter().map(|each| each.info.id).collect();
+            if live.details.iter().any(|info| !found.contains(&info.id)) {
+                let rest = |id| details.contains_key(&id) && !found.contains(&id);
+                self.take_older(&mut wanted, rest, task)?;
+            }
+        } else if !live.details_lost.is_empty() {
+            self.take_older_details(&mut wanted, task)?;
+        }
+        wanted.sort_by_key(|each| each.info.id);
+        Ok(wanted)
+    }
+
+    /// Details of which nothing is left. Everything looks shared, so that nothing is
+    /// overwritten that may be.
+    fn unknown(&self, id: u64) -> DeviceInfo {
+        DeviceInfo {
+            id,
+            mapped_blocks: 0,
+            transaction_id: self.basis.transaction_id,
+            creation_time: self.basis.time,
+            snapshotted_time: self.basis.time,
+        }
+    }
+
+    /// Roots of devices whose part of the top level is lost: the one loose tree that has as
+    /// many mappings as the details speak of, or of several the one that an older top level
+    /// has for the device.
+    fn find_roots(
+        &mut self,
+        missing: &[DeviceInfo],
+        loose: &mut Vec<Loose>,
+        wanted: &mut Vec<Wanted>,
+        task: &Task<'_>,
+    ) -> Result<()> {
+        let device = Arc::clone(&self.device);
+        let limit = self.basis.limit;
+        let limits = self.limits;
+        let reader = Reader::new(&*device, false);
+        let mut trees: Vec<(u32, u64, u32)> = Vec::new();
+        let roots: Vec<u32> = {
+            let ours = loose
+                .iter()
+                .filter(|each| matches!(each.kind, Shape::Mappings | Shape::Top));
+            let mut roots: Vec<u32> = ours.map(|each| each.node.block).collect();
+            roots.sort_unstable();
+            roots
+        };
+        let mut counts = Met::new(limit).counts;
+        let mut forest = Forest::walk(&reader, task, &roots, limits, &mut counts, None)?;
+        forest.resolve(&reader, task)?;
+        for each in loose.iter().filter(|each| roots.contains(&each.node.block)) {
+            if let Some(summary) = forest.summary(each.node.block) {
+                trees.push((each.node.block, summary.entries.into(), each.missing));
+            }
+        }
+        let scan = self.scan(task)?;
+        let mut told: FxHashMap<u64, FxHashSet<u32>> = FxHashMap::default();
+        for node in scan.nodes.iter().filter(|node| node.shape == Shape::Top) {
+            let found = Trees::read(&reader, (node.block.into(), 0), &mut Met::new(limit), task)?;
+            for (id, root) in found.roots {
+                if trees.iter().any(|tree| tree.0 == root) {
+                    told.entry(id).or_default().insert(root);
+                }
+            }
+        }
+        let mut used: FxHashMap<u32, u32> = FxHashMap::default();
+        let mut by_size: FxHashMap<u64, Vec<u32>> = FxHashMap::default();
+        for (block, entries, _) in &trees {
+            by_size.entry(*entries).or_default().push(*block);
+        }
+        let mapped = missing.iter().filter(|info| info.mapped_blocks > 0);
+        let alone = mapped.count() == 1 && trees.len() == 1;
+        for info in missing {
+            let mut take = |root, source| {
+                wanted.push(Wanted {
+                    info: *info,
+                    recorded: Some(info.mapped_blocks),
+                    root,
+                    source,
+                });
+            };
+            if info.mapped_blocks == 0 {
+                take(None, TreeSource::Found);
+                continue;
+            }
+            let exact = by_size
+                .get(&info.mapped_blocks)
+                .map_or(&[][..], Vec::as_slice);
+            // The only tree of its size, or of all for the only device, is no guess; what
+            // it once had is one.
+            let (root, source) = match (exact, told.get(&info.id)) {
+                ([only], _) => (*only, TreeSource::Found),
+                _ if alone => (trees[0].0, TreeSource::Found),
+                (several, Some(said)) => match several.iter().find(|root| said.contains(root)) {
+                    Some(root) => (*root, TreeSource::Older),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            let room = trees
+                .iter()
+                .find(|tree| tree.0 == root)
+                .map_or(0, |tree| tree.2);
+            let uses = used.entry(root).or_default();
+            if *uses < room {
+                *uses += 1;
+                take(Some(root), source);
+            }
+        }
+        loose.retain(|each| !used.contains_key(&each.node.block));
+        Ok(())
+    }
+
+    /// Lost details as they were once, but for the number of mappings.
+    fn take_older_details(&mut self, wanted: &mut [Wanted], task: &Task<'_>) -> Result<()> {
+        let limit = self.basis.limit;
+        let device = Arc::clone(&self.device);
+        let reader = Reader::new(&*device, false);
+        let mut newest: FxHashMap<u64, DeviceInfo> = FxHashMap::default();
+        for node in self
+            .scan(task)?
+            .nodes
+            .iter()
+            .filter(|node| node.shape == Shape::Details)
+        {
+            let found = Trees::read(&reader, (0, node.block.into()), &mut Met::new(limit), task)?;
+            for info in found.details {
+                let age = |info: &DeviceInfo| {
+                    (
+                        info.transaction_id,
+                        info.creation_time,
+                        info.snapshotted_time,
+                    )
+                };
+                let known = newest.entry(info.id).or_insert(info);
+                if age(&info) > age(known) {
+                    *known = info;
+                }
+            }
+        }
+        for each in wanted.iter_mut().filter(|each| each.recorded.is_none()) {
+            if let Some(older) = newest.get(&each.info.id) {
+                each.info = DeviceInfo {
+                    // It may have had snapshots since.
+                    snapshotted_time: each.info.snapshotted_time,
+                    ..*older
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Devices of the most plausible older roots.
+    fn take_older(
+        &mut self,
+        wanted: &mut Vec<Wanted>,
+        which: impl Fn(u64) -> bool,
+        task: &Task<'_>,
+    ) -> Result<()> {
+        self.look_for_older(task)?;
+        let Some(older) = self.older.iter().flatten().next() else {
+            return Ok(());
+        };
+        for (info, (id, root)) in older.details.iter().zip(&older.roots) {
+            if which(*id) {
+                wanted.push(Wanted {
+                    info: *info,
+                    recorded: Some(info.mapped_blocks),
+                    root: Some(*root),
+                    source: TreeSource::Older,
+                });
+            }
+        }
+        Ok(())
+    }
+}
