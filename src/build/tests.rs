@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{BuildOptions, Built, Output, PoolBuilder, publish};
-use crate::device::{Device, MemoryDevice};
+use crate::device::{Device, MemoryDevice, Operation, RecordingDevice, WriteLog};
 use crate::error::Error;
 use crate::task::Task;
 use crate::testing::Random;
@@ -372,4 +372,42 @@ fn what_was_built_is_published_to_where_it_fits() {
     );
     assert!(matches!(answer, Err(Error::NoSpace { .. })));
     assert!(small.contents().iter().all(|byte| *byte == 0xA5));
+}
+
+/// Zero first, by itself; then everything else; then block 0, by itself.
+fn assert_block_0_frames_it(log: &WriteLog) {
+    let epochs: Vec<_> = log
+        .epochs()
+        .into_iter()
+        .filter(|epoch| !epoch.is_empty())
+        .collect();
+    let (first, last) = (epochs.first().unwrap(), epochs.last().unwrap());
+    assert_eq!(*first, [(0, BLOCK_BYTES)]);
+    assert_eq!(*last, [(0, BLOCK_BYTES)]);
+    let between = epochs[1..epochs.len() - 1].iter().flatten();
+    assert!(between.clone().count() > 0);
+    assert!(between.clone().all(|(offset, _)| *offset > 0));
+    let Operation::Write { bytes, .. } = &log.operations()[0] else {
+        panic!("it begins with a flush");
+    };
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    assert!(matches!(log.operations().last(), Some(Operation::Flush)));
+}
+
+#[test]
+fn block_0_is_zero_until_all_else_is_durable() {
+    let mut random = Random::new(6);
+    let mappings = random_mappings(&mut random, 9000);
+    let target = Arc::new(RecordingDevice::new(vec![0xA5; 400 * BLOCK_BYTES]));
+    let output = Output::Fixed(Arc::clone(&target) as Arc<dyn Device>);
+    let mut builder = PoolBuilder::new(output, &options()).unwrap();
+    builder.begin_device(&device(1)).unwrap();
+    builder.runs(&runs(&mappings)).unwrap();
+    builder.end_device().unwrap();
+    let built = builder.finish(&Task::default()).unwrap();
+    assert_block_0_frames_it(&target.log());
+    let from = MemoryDevice::new(target.contents());
+    let to = RecordingDevice::new(vec![0xA5; 400 * BLOCK_BYTES]);
+    publish(&from, &to, built.metadata_blocks_used, &Task::default()).unwrap();
+    assert_block_0_frames_it(&to.log());
 }

@@ -919,9 +919,7 @@ class MetadataTarget:
     def metadata_blocks(self) -> int: ...
     @property
     def is_block_device(self) -> bool: ...
-    def publish(
-        self, from_fd: int, used_blocks: int, *, progress: _Progress | None = None
-    ) -> None:
+    def publish(self, from_fd: int, used_blocks: int, *, progress: _Progress | None = None) -> None:
         """Put there what was built in a file of the caller's."""
 
     def close(self) -> None: ...

@@ -23,26 +23,28 @@ Usage: thinmeta repair --plan [--json] [OPTION]... META
        thinmeta repair [-i] META -o NEW_META [--json] [OPTION]...
 
 Makes new metadata for a pool of what can be read of those in META, a device or an image
-that nobody uses. META is never written. With --plan nothing is written at all: it says what
-would be kept, rebuilt and lost, and what a check finds.
+that nobody uses. META is never written. With --plan nothing is written at all: it says
+what would be kept, rebuilt and lost, and what a check finds.
 
-Space maps, sums and trees are made anew in any case. Where nodes are damaged, every block
-is looked at for what hung under them, and taken if the reference counts prove where it
-belongs. Where roots or the superblock are lost, the most plausible roots are taken, and
-listed. A metadata snapshot is not kept.
+Space maps, sums and trees are made anew in any case. Where nodes are damaged, every
+block is looked at: for what hung under them, which is taken if the reference counts prove
+where it belongs, and for older roots, from which lost leaves are filled where nobody else
+accounts for the data. Where roots or the superblock are lost, the most plausible roots
+are taken. A metadata snapshot is not kept.
 
 Options
   -i, --input META       the same as the first word
   -o, --output NEW_META  where to write: a file, or a block device that nobody uses and
                          that is not META; what is there is replaced, whole or not at all
-      --size BYTES       how large a file is to be, also as 64M; without it as large as the
-                         one that is there, or twice what is in use in a new one
+      --size BYTES       how large a file is to be, also as 64M; without it as large as
+                         the one that is there, or twice what is in use in a new one
       --plan             say what would be done, and do nothing
       --transaction-id NUMBER
       --data-block-size SECTORS
       --nr-data-blocks NUMBER
-                         take this, whatever the metadata say; where the superblock is lost
-                         and there is no copy of it, the size of data blocks has to be said
+                         take this, whatever the metadata say; where the superblock is
+                         lost and there is no copy of it, the size of data blocks has to
+                         be said
       --json             print JSON
   -h, --help             print this
 
@@ -50,6 +52,9 @@ Examples
   thinmeta repair --plan /dev/vg/damaged
   thinmeta repair /dev/vg/damaged -o /dev/vg/spare
 """
+
+#: Roots, and lost ranges of a device, that the text lists; --json has more.
+MOST_ROOTS, MOST_RANGES = 5, 8
 
 OPTIONS = (
     Option("input", "i", takes="a word"),
@@ -134,14 +139,19 @@ def plan_text(plan: RepairPlan) -> str:
     elif plan.superblock_source == "options":
         lines.append("superblock: lost; put together from options and from what there is")
     if plan.candidates:
-        lines.append("roots:      the first of these is taken")
+        known = plan.superblock_source == "superblock"
+        what = "older ones, for what is lost" if known else "the first of these are taken"
+        lines.append(f"roots:      {what}")
         lines += [
             f"  mappings {each.mapping_root}, details {each.details_root}: "
             f"{count(each.devices, 'device')}, {each.whole_devices} of them whole, "
             f"{human_bytes(each.mapped_blocks * block)}, transaction {each.transaction_id}, "
             f"time {each.time}"
-            for each in plan.candidates
+            for each in plan.candidates[:MOST_ROOTS]
         ]
+        more = len(plan.candidates) - MOST_ROOTS
+        if more > 0:
+            lines.append(f"  {count(more, 'more pair')}, not listed")
     for device in plan.devices:
         lines += _device_lines(device, block)
     lines += [f"device {device}: lost" for device in plan.lost_devices]
@@ -171,12 +181,12 @@ def _device_lines(device: DeviceRepair, block: int) -> list[str]:
     elif device.source == "older":
         words.append("as it was at an earlier time")
     lines = [f"device {device.device_id}: " + ", ".join(words)]
-    for lost in device.lost_ranges:
+    for lost in device.lost_ranges[:MOST_RANGES]:
         end = "the end" if lost.end_block is None else f"block {lost.end_block - 1}"
         what = f"from block {lost.begin_block} to {end}"
         lines.append(f"  lost: what there was {what} (metadata block {lost.metadata_block})")
-    more = device.lost_ranges_total - len(device.lost_ranges)
-    if more:
+    more = device.lost_ranges_total - MOST_RANGES
+    if more > 0:
         lines.append(f"  lost: {count(more, 'more range')}, not listed")
     return lines
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 HELP = """\
 Usage: thinmeta restore [-i] XML -o META [--size BYTES] [--override NAME=NUMBER]...
 
-Makes a pool's metadata from XML, as 'thinmeta dump' and thin_dump write it: of a copy that
-was edited, say, or that is to go to a larger device. '-' is stdin. What devices have in
-common is shared, as <def> and <ref> say or as their mappings show.
+Makes a pool's metadata from XML, as 'thinmeta dump' and thin_dump write it: of a copy
+that was edited, say, or that is to go to a larger device. '-' is stdin. What devices have
+in common is shared, as <def> and <ref> say or as their mappings show.
 
 META is a file, or a block device that no pool uses now: what is there is replaced, whole
 or not at all. A device's new metadata are built in a temporary file (in $TMPDIR), and its
@@ -30,8 +30,8 @@ first block is written last.
 Options
   -i, --input XML        the XML; the same as the first word
   -o, --output META      where to write
-      --size BYTES       how large a file is to be, also as 64M; without it as large as the
-                         one that is there, or twice what is in use in a new one
+      --size BYTES       how large a file is to be, also as 64M; without it as large as
+                         the one that is there, or twice what is in use in a new one
       --override transaction=NUMBER
       --override data_block_size=SECTORS
       --override nr_data_blocks=NUMBER

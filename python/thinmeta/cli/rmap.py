@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 HELP = """\
 Usage: thinmeta rmap [--region BEGIN..END]... [--json] [-m] META
 
-Shows whose blocks lie where in the pool's data: the mappings of META, a device or an image
-of it, or a live pool, the other way round. Say, to find out which files a bad sector of the
-data device belongs to.
+Shows whose blocks lie where in the pool's data: the mappings of META, a device or an
+image of it, or a live pool, the other way round. Say, to find out which volumes a bad
+sector of the data device belongs to.
 
-Each line is a run of data blocks, the thin device whose they are, and its own blocks there;
-ends are one past the last block. What devices share is there for each of them. (thin_rmap
-prints it for one of them.)
+Each line is a run of data blocks, the thin device whose they are, and its own blocks
+there; ends are one past the last block. What devices share is there for each of them.
+(thin_rmap prints it for one of them.)
 
 Options
       --region BEGIN..END

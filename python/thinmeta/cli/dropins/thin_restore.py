@@ -14,8 +14,8 @@ HELP = """\
 Usage: thin_restore -i XML -o META [-q] [OPTION]...
 
 Makes a pool's metadata from the XML of thin_dump. This is thinmeta's stand-in for
-thin_restore of thin-provisioning-tools; 'thinmeta restore' makes files of the size that is
-needed, and prints JSON.
+thin_restore of thin-provisioning-tools; 'thinmeta restore' makes files of the size that
+is needed, and prints JSON.
 
 The exit status is 0 when all is well, and 1 otherwise; then META is as it was.
 

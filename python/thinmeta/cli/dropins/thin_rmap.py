@@ -16,8 +16,8 @@ HELP = """\
 Usage: thin_rmap --region BEGIN..END [--region BEGIN..END]... META
 
 Shows whose blocks lie in a region of a pool's data. This is thinmeta's stand-in for
-thin_rmap of thin-provisioning-tools, with one line for what a leaf has that devices share,
-as there; 'thinmeta rmap' has one for each device, and prints JSON.
+thin_rmap of thin-provisioning-tools, with one line for what a leaf has that devices
+share, as there; 'thinmeta rmap' has one for each device, and prints JSON.
 
 Options
       --region BEGIN..END
