@@ -67,6 +67,15 @@ CHECK_CPU = Bar(1 / 2, 1 / 3, "of theirs", more=False)
 DUMP = faster(5, 9)
 DELTA = faster(6, 9)
 DELTA_CALL = faster(100)
+RESTORE = {"M": faster(4, 8), "F": faster(5, 9)}
+RESTORE_MEMORY = {
+    "M": Bar(64, None, "MiB", more=False),
+    "F": Bar(96, None, "MiB", more=False),
+}
+REPAIR = faster(6, 15)
+RMAP = faster(4, 7)
+DUMP_TO_FILE = faster(3)
+THIN_DELTA = faster(5, 8)
 LS = Bar(60, 40, "ms", more=False)
 LS_EXCLUSIVE = faster(2.5, 3.5)
 MEMORY = Bar(1, 1 / 2, "of theirs", more=False)

@@ -17,6 +17,7 @@ from engine.group import engine
 from measure import Cell, Launcher, Runner, Sample, in_turn, paired, read_whole
 from peers import Peer, Thinmeta
 from pools import Pool
+from rebuild import rebuilding
 from writing.group import writing
 
 OURS = "thinmeta"
@@ -394,6 +395,7 @@ GROUPS: dict[str, tuple[Callable[[Bench], list[Row]], frozenset[str]]] = {
     "dump": (dump, frozenset({"M", "F", "L"})),
     "delta": (delta, frozenset({"D1", "D20"})),
     "ls": (ls, frozenset({"M", "F", "L"})),
+    "rebuild": (rebuilding, frozenset({"M", "F", "L", "D1", "D20"})),
     "find": (find, frozenset({"S"})),
     "volume": (volume, frozenset({"V"})),
     "engine": (engine, frozenset()),
