@@ -374,6 +374,39 @@ class Pool:
         """
         return self._native.exclusive_blocks(threads=threads_argument(threads), progress=progress)
 
+    def freed_if_deleted(
+        self,
+        device_ids: Iterable[int],
+        *,
+        threads: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> tuple[int, int]:
+        """Count what would become free if all of these devices were deleted.
+
+        That is not the sum of what each has for itself: what two snapshots share and
+        nobody else has becomes free when both go. What a metadata snapshot refers to that
+        the pool holds stays, until that is released.
+
+        Args:
+            device_ids: Thin devices of this pool.
+            threads: How many to use; ``None`` means the cores, at most 8.
+            progress: Called now and then as ``progress(done, total)``.
+
+        Returns:
+            Data blocks, and metadata blocks of the devices' trees; deleting takes and
+            frees a few metadata blocks more.
+
+        Raises:
+            NoSuchDeviceError: One of them is not there.
+            DamagedBlockError: A node failed its check.
+        """
+        ids = [number(device_id, "a device id") for device_id in device_ids]
+        for device_id in ids:
+            if not 0 <= device_id <= MAX_U64:
+                raise NoSuchDeviceError(device_id)
+        threads = threads_argument(threads)
+        return self._native.freed_if_deleted(ids, threads=threads, progress=progress)
+
     def _side(self, side: int | ThinDevice | Bookmark, name: str) -> int | _core.Bookmark:
         from thinmeta.bookmark import Bookmark
 

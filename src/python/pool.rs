@@ -22,6 +22,7 @@ use crate::task::Task;
 use crate::thin::{
     self, CreateOptions, OpenOptions, PoolState, PoolWriter, Snapshot, Superblock, WriteOptions,
 };
+use crate::tools::deleted::freed_if_deleted;
 use crate::tools::delta::{Named, Sided, delta, delta_against, write_delta};
 use crate::tools::dump::{DumpFormat, DumpOptions, dump};
 use crate::tools::list::{exclusive_blocks, last_mapped, same_devices};
@@ -291,6 +292,21 @@ impl Pool {
             .iter()
             .map(|each| (each.id, (each.exclusive_blocks, each.shared_blocks)));
         pairs.into_py_dict(py)
+    }
+
+    /// Data and metadata blocks that deleting devices would free.
+    #[pyo3(signature = (ids, *, threads=None, progress=None))]
+    fn freed_if_deleted(
+        &self,
+        py: Python<'_>,
+        ids: Vec<u64>,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(u64, u64)> {
+        let pool = self.state.pool(py)?;
+        let work = |task: &Task<'_>| freed_if_deleted(&pool, &ids, task);
+        let freed = watched(py, progress, threads, work)?;
+        Ok((freed.data_blocks, freed.metadata_blocks))
     }
 
     #[pyo3(signature = (left, right, *, same=false, threads=None, progress=None))]

@@ -381,7 +381,16 @@ impl Pool {
 
     /// Id and root of every device's mapping tree, in ascending id.
     pub fn device_roots(&self) -> Result<Vec<(u64, u64)>> {
-        let mut cursor = self.mapping.range(0, None);
+        Self::roots_of(&self.mapping)
+    }
+
+    /// As [`Self::device_roots`], of another tree of the same kind: the held snapshot's.
+    pub(crate) fn roots_under(&self, root: BlockNr) -> Result<Vec<(u64, u64)>> {
+        Self::roots_of(&BTree::new(&self.blocks, root))
+    }
+
+    fn roots_of(mapping: &BTree<U64>) -> Result<Vec<(u64, u64)>> {
+        let mut cursor = mapping.range(0, None);
         let mut roots = Vec::new();
         while let Some(leaf) = cursor.next_leaf()? {
             let (keys, values) = leaf.entries::<U64>()?;

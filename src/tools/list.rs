@@ -144,7 +144,7 @@ fn refuse_lone_devices(pool: &Arc<Pool>, roots: &[(u64, u64)]) -> Result<()> {
     .into())
 }
 
-fn usable_root(root: u64, metadata_blocks: u64) -> Result<u32, Damage> {
+pub(super) fn usable_root(root: u64, metadata_blocks: u64) -> Result<u32, Damage> {
     let usable = u32::try_from(root)
         .ok()
         .filter(|block| *block != 0 && root < metadata_blocks);
@@ -154,7 +154,7 @@ fn usable_root(root: u64, metadata_blocks: u64) -> Result<u32, Damage> {
     })
 }
 
-fn refuse_damage(forest: &Forest, data_blocks: u64) -> Result<(), Damage> {
+pub(super) fn refuse_damage(forest: &Forest, data_blocks: u64) -> Result<(), Damage> {
     if let Some(damage) = forest.damages.first() {
         return Err(damage.clone());
     }

@@ -7,6 +7,7 @@
 
 pub mod changes;
 pub mod check;
+pub mod deleted;
 pub mod delta;
 pub mod dump;
 pub mod extract;

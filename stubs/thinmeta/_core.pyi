@@ -239,6 +239,13 @@ class Pool:
         threads: int | None = None,
         progress: _Progress | None = None,
     ) -> None: ...
+    def freed_if_deleted(
+        self,
+        ids: list[int],
+        *,
+        threads: int | None = None,
+        progress: _Progress | None = None,
+    ) -> tuple[int, int]: ...
     def rmap(
         self,
         regions: list[tuple[int, int]],

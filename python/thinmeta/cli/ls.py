@@ -13,8 +13,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from thinmeta.cli.pools import Source
+
 HELP = """\
 Usage: thinmeta ls [-o COLUMNS] [--bytes | --units UNIT] [--json] [-m] META
+       thinmeta ls --if-deleted ID,ID... [OPTION]... META
 
 Lists the thin devices (volumes and snapshots) of the pool whose metadata is META, a
 device or an image of it, or of the live pool META ('thinmeta live --help').
@@ -33,6 +36,11 @@ Options
                          without -o: dev,mapped,create_time,snap_time; -o all: all;
                          -o +shared: those and more. exclusive and shared have to
                          read all mappings, which takes longer in a large pool.
+      --if-deleted ID,ID...
+                         say instead what would really become free if all of these were
+                         deleted: what nobody else has, neither another device nor a
+                         metadata snapshot that the pool holds. Of a live pool also by
+                         their names.
   --units UNIT           show sizes as 'human' (12.5 MiB), 'bytes' or 'blocks'
   --bytes                the same as --units bytes
   --json                 print JSON: everything but exclusive and shared, unless -o
@@ -51,12 +59,14 @@ OPTIONS = (
     Option("output", "o", takes="a word"),
     Option("units", takes="a word"),
     Option("bytes"),
+    Option("if-deleted", takes="a word"),
 )
 COLUMNS = ("dev", "mapped", "exclusive", "shared", "transaction", "create_time", "snap_time")
 DEFAULT = ("dev", "mapped", "create_time", "snap_time")
 DETAILS = ("dev", "mapped", "transaction", "create_time", "snap_time")
 COUNTED = ("exclusive", "shared")
 SIZES = ("mapped", *COUNTED)
+METADATA_BLOCK_BYTES = 4096
 UNITS = ("human", "bytes", "blocks")
 HELD = (
     "thinmeta: the pool holds a metadata snapshot: until it is released, removing a device "
@@ -80,6 +90,13 @@ def run(arguments: list[str]) -> int:
     units = _units(parsed.value("units"), exact=parsed.has("bytes"))
     columns = _columns(parsed.values("output"), DETAILS if as_json else DEFAULT)
     source = find_source(parsed.words[0], parsed.metadata_snapshot())
+    gone = parsed.value("if-deleted")
+    if gone is not None:
+        if parsed.has("output"):
+            raise UsageError("ls: --if-deleted and --output exclude each other")
+        ids = [source.device_number(word, "--if-deleted") for word in gone.split(",") if word]
+        _print_freed(source, ids, units=None if as_json else units)
+        return 0
     with source.reading() as pool:
         superblock = pool._superblock_fields()
         block_bytes = superblock["data_block_size"] * 512
@@ -112,6 +129,41 @@ def run(arguments: list[str]) -> int:
     if not rows:
         write_error("thinmeta: the pool has no thin devices\n")
     return 0
+
+
+def _print_freed(source: Source, ids: list[int], *, units: str | None) -> None:
+    """Say what deleting these would free; as JSON without units."""
+    if not ids:
+        raise UsageError("ls: --if-deleted names no device")
+    with source.reading() as pool, progress("reading all mappings") as report:
+        block_bytes = pool._superblock_fields()["data_block_size"] * 512
+        data, metadata = pool.freed_if_deleted(ids, progress=report)
+        is_held = pool._metadata_snapshot_held()
+    if units is None:
+        write_json(
+            {
+                "metadata": source.word,
+                "metadata_snapshot": source.snapshot,
+                "metadata_snapshot_held": is_held,
+                "deleted": ids,
+                "freed_data_blocks": data,
+                "freed_data_bytes": data * block_bytes,
+                "freed_metadata_blocks": metadata,
+                "freed_metadata_bytes": metadata * METADATA_BLOCK_BYTES,
+            }
+        )
+        return
+    sizes = [
+        str(blocks) if units == "blocks" else _size(blocks * size, units)
+        for blocks, size in ((data, block_bytes), (metadata, METADATA_BLOCK_BYTES))
+    ]
+    write_text(f"free afterwards: {sizes[0]} of data, {sizes[1]} of metadata\n")
+    if is_held and not source.reserves:
+        write_error(HELD)
+
+
+def _size(size_bytes: int, units: str) -> str:
+    return human_bytes(size_bytes) if units == "human" else str(size_bytes)
 
 
 def _units(word: str | None, *, exact: bool) -> str:
