@@ -230,9 +230,10 @@ impl History {
                     let mut one = vec![0; each];
                     array.get(first, &mut one, Wait::Yes).unwrap();
                     assert_eq!(one, out[..each]);
-                    // It is cached by now; but somebody may be reading ahead.
+                    // It is cached by now; but somebody may be reading ahead, who may have
+                    // to wait for a processor himself.
                     let cached = std::iter::repeat_with(|| {
-                        std::thread::yield_now();
+                        std::thread::sleep(std::time::Duration::from_micros(50));
                         array.get(first, &mut one, Wait::No)
                     });
                     let mut cached = cached.take(100_000);
