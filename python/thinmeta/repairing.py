@@ -103,6 +103,8 @@ class RootCandidate:
         details_root: Metadata block of the details' root.
         devices: Devices that they know.
         whole_devices: Of these, how many have all the mappings that the details speak of.
+        live_devices: Of these, how many have a root that the metadata's space map has in
+            use, where it can be read: the pool has changed the others since.
         mapped_blocks: Mappings of those that can be read.
         transaction_id: The highest one that a device was made in.
         time: The latest time that the details speak of.
@@ -112,6 +114,7 @@ class RootCandidate:
     details_root: int
     devices: int
     whole_devices: int
+    live_devices: int
     mapped_blocks: int
     transaction_id: int
     time: int

@@ -135,6 +135,7 @@ fn candidate_fields<'py>(py: Python<'py>, found: &Candidate) -> PyResult<Bound<'
     fields.set_item("details_root", found.details_root.0)?;
     fields.set_item("devices", found.devices)?;
     fields.set_item("whole_devices", found.whole_devices)?;
+    fields.set_item("live_devices", found.live_devices)?;
     fields.set_item("mapped_blocks", found.mapped_blocks)?;
     fields.set_item("transaction_id", found.transaction_id)?;
     fields.set_item("time", found.time)?;

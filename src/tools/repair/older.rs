@@ -1,18 +1,25 @@
 //! Roots of the pool as it was: what nothing leads to any more, and where the superblock
 //! is lost, what it may have led to.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use super::graft::kind;
 use super::scan::{Scan, Shape};
 use super::trees::{Met, Trees};
+use crate::block::BlockManager;
 use crate::device::Device;
+use crate::disk_space::{DiskSpaceMap, SpaceMapRoot};
 use crate::error::Result;
+use crate::space::SpaceMap;
 use crate::task::Task;
 use crate::tools::dump::nodes::NodeReader;
 use crate::units::BlockNr;
 use crate::walk::{Counts, Forest, ForestLimits, Reader, State};
 
+/// Memory for the space map's nodes.
+const CACHE_BYTES: u64 = 8 << 20;
 /// Pairs that are told of.
 const MOST_CANDIDATES: usize = 16;
 /// Of these, how many are looked into for what is lost.
@@ -31,6 +38,9 @@ pub struct Candidate {
     pub devices: u64,
     /// Devices whose mappings are all there, and as many as the details say.
     pub whole_devices: u64,
+    /// Devices whose root the metadata's space map has in use, where it can be read: the
+    /// pool has changed the others since.
+    pub live_devices: u64,
     /// Mappings of sound trees.
     pub mapped_blocks: u64,
     /// The highest transaction id that a device was made in.
@@ -40,10 +50,14 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Whole ones first, then newer ones, then larger ones.
-    fn rank(&self) -> (bool, u64, u32, u64, u64, u64) {
+    /// Whole ones first, then those of which most is still in use, then newer ones, then
+    /// larger ones; of what is not whole, that with the most mappings.
+    fn rank(&self) -> (bool, u64, u64, u64, u32, u64, u64, u64) {
+        let whole = self.whole_devices == self.devices;
         (
-            self.whole_devices == self.devices,
+            whole,
+            if whole { 0 } else { self.mapped_blocks },
+            self.live_devices * 1000 / self.devices.max(1),
             self.transaction_id,
             self.time,
             self.mapped_blocks,
@@ -55,14 +69,15 @@ impl Candidate {
 
 /// All pairs, the most plausible one first, and what is under the first few.
 pub(super) fn candidates(
-    device: &dyn Device,
+    device: &Arc<dyn Device>,
     scan: &Scan,
     limits: ForestLimits,
+    space: Option<&SpaceMapRoot>,
     task: &Task<'_>,
 ) -> Result<(Vec<Candidate>, Vec<Trees>)> {
-    let reader = Reader::new(device, false);
+    let reader = Reader::new(&**device, false);
     let limit = limits.metadata_blocks;
-    let mut nodes = NodeReader::of_device(device, limit);
+    let mut nodes = NodeReader::of_device(&**device, limit);
     let (mut tops, mut details) = (Vec::new(), Vec::new());
     for node in scan.nodes.iter().rev() {
         task.step(0, 0)?;
@@ -112,9 +127,26 @@ pub(super) fn candidates(
     let mut counts = Counts::new(limit);
     let mut forest = Forest::walk(&reader, task, &roots, limits, &mut counts, None)?;
     forest.resolve(&reader, task)?;
+    let blocks = BlockManager::new(Arc::clone(device), CACHE_BYTES);
+    let map = space.map(|root| DiskSpaceMap::metadata(&blocks, *root));
+    let is_live = |root: u32| {
+        let count = map.as_ref().and_then(|map| map.get_count(root.into()).ok());
+        count.is_some_and(|count| count > 0)
+    };
     let mut ranked: Vec<(Candidate, Trees)> = pairs
         .into_iter()
-        .map(|(mapping, details, trees)| (judge(mapping, details, &trees, &forest), trees))
+        .map(|(mapping, details, trees)| {
+            let live = trees.roots.iter().filter(|root| is_live(root.1)).count() as u64;
+            let candidate = judge(mapping, details, &trees, &forest);
+            let live_devices = live;
+            (
+                Candidate {
+                    live_devices,
+                    ..candidate
+                },
+                trees,
+            )
+        })
         .collect();
     ranked.sort_by_key(|(candidate, _)| std::cmp::Reverse(candidate.rank()));
     ranked.truncate(MOST_CANDIDATES);
@@ -138,6 +170,7 @@ fn judge(mapping: u64, details: u64, trees: &Trees, forest: &Forest) -> Candidat
         details_root: BlockNr(details),
         devices: trees.details.len() as u64,
         whole_devices: whole,
+        live_devices: 0,
         mapped_blocks: mapped,
         transaction_id: infos().map(|info| info.transaction_id).max().unwrap_or(0),
         time: infos()

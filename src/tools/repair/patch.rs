@@ -3,7 +3,7 @@
 //! An older tree of the device may still have a leaf for those keys. A mapping in it is
 //! taken if it must be somebody's: its data block has more references than were met, by
 //! the data's space map, so that the mapping was neither removed nor its block used again
-//! by anything that can be read. Where that map cannot be read, nobody may have the block.
+//! by anything that can be read. Where that map cannot be read, there is nothing to say.
 
 use std::sync::Arc;
 
@@ -70,11 +70,8 @@ impl Patcher<'_> {
                             continue;
                         }
                         let met = self.met.get(data);
-                        let is_missing = match &map {
-                            Some(map) => map.get_count(data).map_or(met == 0, |count| count > met),
-                            None => met == 0,
-                        };
-                        if is_missing {
+                        let count = map.as_ref().and_then(|map| map.get_count(data).ok());
+                        if count.is_none_or(|count| count > met) {
                             self.met.add(data);
                             taken.push(Run {
                                 virtual_begin: key,

@@ -129,8 +129,9 @@ impl Survey {
             return Ok(());
         }
         let (device, limits) = (Arc::clone(&self.device), self.limits);
+        let space = self.basis.metadata_space;
         let scan = self.scan(task)?;
-        let (found, trees) = candidates(&*device, scan, limits, task)?;
+        let (found, trees) = candidates(&device, scan, limits, space.as_ref(), task)?;
         self.candidates = found;
         self.older = Some(trees);
         Ok(())
@@ -145,9 +146,15 @@ impl Survey {
         if let Some(roots) = self.basis.roots {
             self.count_roots(roots, &mut met);
             live = Trees::read(&reader, roots, &mut met, task)?;
-            if let Some(roots) = self.held_roots(&reader) {
-                self.count_roots(roots, &mut met);
-                held = Trees::read(&reader, roots, &mut met, task)?;
+            if self.basis.held_root != 0 {
+                match self.held_roots(&reader) {
+                    Some(roots) => {
+                        self.count_roots(roots, &mut met);
+                        held = Trees::read(&reader, roots, &mut met, task)?;
+                    }
+                    // What only the snapshot refers to would look as if it were lost.
+                    None => self.basis.metadata_space = None,
+                }
             }
         } else {
             self.look_for_older(task)?;
