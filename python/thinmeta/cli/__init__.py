@@ -45,6 +45,7 @@ COMMANDS = (
     "backup",
     "restore",
     "repair",
+    "size",
     "install-links",
 )
 

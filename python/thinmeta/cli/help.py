@@ -14,6 +14,7 @@ Commands that only read
   delta    show where two volumes differ, for example a volume and its snapshot
   rmap     show what lies where in the pool's data
   extract  copy a volume's content out of a pool
+  size     tell how large a pool's metadata have to be
 
 Copies of volumes, and what has changed in them
   send       write a volume, or what has changed since a snapshot, as a stream

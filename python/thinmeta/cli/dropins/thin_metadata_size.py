@@ -105,13 +105,15 @@ def run(parsed: Parsed) -> int:
         raise ThinmetaError("thin_metadata_size: a data block has at most 1 GiB")
     if pool_bytes < block_bytes:
         raise ThinmetaError("thin_metadata_size: the pool has to be larger than a data block")
-    answer = _written(_blocks(block_bytes, pool_bytes, thins) * METADATA_BLOCK_BYTES, factor)
+    answer = _written(
+        estimated_blocks(block_bytes, pool_bytes, thins) * METADATA_BLOCK_BYTES, factor
+    )
     tail = {None: f" {name}", "": "", "short": letter, "long": name}[numeric]
     write_text(f"{answer}{tail}\n")
     return 0
 
 
-def _blocks(block_bytes: int, pool_bytes: int, thins: int) -> int:
+def estimated_blocks(block_bytes: int, pool_bytes: int, thins: int) -> int:
     """Metadata blocks: a superblock, one for each device, and the mappings' leaves."""
     leaves = -(-(pool_bytes // block_bytes) // MAPPINGS_PER_BLOCK)
     return min(1 + thins + leaves, MAX_METADATA_BLOCKS)
