@@ -102,6 +102,7 @@ class VolumeGroup:
         metadata_bytes: int = 4 << 20,
         thin_check: str | None = None,
         thin_check_options: tuple[str, ...] = (),
+        thin_repair: str | None = None,
     ) -> None:
         require("lvm")
         require("dmsetup")
@@ -113,6 +114,8 @@ class VolumeGroup:
             if thin_check_options:
                 words = ", ".join(f'"{word}"' for word in thin_check_options)
                 more += f"\nthin_check_options = [ {words} ]"
+            if thin_repair is not None:
+                more += f'\nthin_repair_executable = "{thin_repair}"'
             text = CONFIGURATION.format(disk=DISK, folder=folder, more=more)
             Path(folder, "lvm.conf").write_text(text)
             stack.enter_context(_environment({**_ENVIRONMENT, "LVM_SYSTEM_DIR": folder}))

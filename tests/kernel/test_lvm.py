@@ -233,3 +233,39 @@ def test_lvm_calls_our_link_and_a_mark_is_taken_away(kernel_log: KernelLog, tmp_
         assert blockdev.read(DISK, offset, METADATA_BLOCK_BYTES) == marked
         blockdev.write(DISK, offset + details, node)
         group.activate("thin1")
+
+
+def test_lvm_repairs_a_pool_with_our_link(kernel_log: KernelLog, tmp_path: Path) -> None:
+    """`lvconvert --repair`, as docs/lvm.md has it, of a pool that it does not activate."""
+    program = Path(sys.executable).with_name("thinmeta")
+    links = {name: tmp_path / name for name in ("thin_check", "thin_repair")}
+    for link in links.values():
+        link.symlink_to(program)
+    check, repair = (os.fspath(links[name]) for name in ("thin_check", "thin_repair"))
+    with VolumeGroup(thin_check=check, thin_check_options=("-q",), thin_repair=repair) as group:
+        path = group.create_thin("thin1", size_bytes=VOLUME_BYTES)
+        content = pattern("repaired", 40 * BLOCK_BYTES)
+        blockdev.write(path, 0, content)
+        snapshot = group.create_snapshot("snap1", origin="thin1", active=True)
+        later = pattern("later", 3 * BLOCK_BYTES)
+        blockdev.write(path, 5 * BLOCK_BYTES, later)
+        offset = group.metadata_offset_bytes()
+        group.deactivate_all()
+        superblock = blockdev.read(DISK, offset, METADATA_BLOCK_BYTES)
+        for field in (328, 64 + 16):  # the details, and the index of the data's space map
+            at = offset + int.from_bytes(superblock[field : field + 8], "little") * 4096
+            block = blockdev.read(DISK, at, METADATA_BLOCK_BYTES)
+            blockdev.write(DISK, at, patched(block, 99, bytes([block[99] ^ 1])))
+        with pytest.raises(LvmError, match="Check of pool vg/pool failed"):
+            group.activate("thin1")
+
+        run("lvconvert", "--yes", "--repair", group.full_name("pool"))
+
+        group.activate("thin1")
+        group.activate("snap1")
+        assert blockdev.read(snapshot, 0, len(content)) == content
+        blocks = [content[: 5 * BLOCK_BYTES], later, content[8 * BLOCK_BYTES :]]
+        assert blockdev.read(path, 0, len(content)) == b"".join(blocks)
+        # What they share is still so: what is written to one is not in the other.
+        blockdev.write(path, 0, pattern("goes on", BLOCK_BYTES))
+        assert blockdev.read(snapshot, 0, len(content)) == content

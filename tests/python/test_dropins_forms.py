@@ -8,6 +8,7 @@ import pytest
 from corpus import Corpus
 from dropins import DropIns
 from oracles import NewerTools, ThinTools, newer_tools
+from thinmeta.cli import main
 
 HELD = 42  # the metadata snapshot of the image of that name
 SNAPSHOT = [
@@ -284,3 +285,11 @@ def test_0_9_takes_what_we_take(
     if plain is not None:
         again, other = run(plain)
         assert (again.stdout, other) == (theirs.stdout, ours)
+
+
+def test_empty_words_are_none(corpus: Corpus) -> None:
+    """LVM has one where lvm.conf gives no options."""
+    meta = str(corpus["sequential"].meta)
+    assert main(["thin_check", "", "-q", meta]) == 0
+    assert main(["thin_ls", "", meta, ""]) == 0
+    assert main(["thin_ls", ""]) == 1

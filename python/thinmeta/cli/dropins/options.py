@@ -188,7 +188,7 @@ def parse(
             _long(parsed, table, argument, rest)
         elif argument.startswith("-") and len(argument) > 1:
             _letters(parsed, table, argument, rest)
-        else:
+        elif argument:  # LVM passes an empty word where no options are configured
             parsed.words.append(argument)
     if not parsed.has("help") and not parsed.has("version"):
         parsed.finish(names)
