@@ -16,11 +16,29 @@ from thinmeta.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Literal
+    from typing import Literal, TypedDict
 
     from thinmeta.pool import Pool
 
-__all__ = ["MAX_U32", "MAX_U64", "QUIET", "SNAPSHOT", "Option", "Parsed", "WrongLineError", "parse"]
+    class Overrides(TypedDict):
+        """Numbers that options give, if they do."""
+
+        transaction_id: int | None
+        data_block_size_sectors: int | None
+        data_blocks: int | None
+
+
+__all__ = [
+    "MAX_U32",
+    "MAX_U64",
+    "NEW_METADATA",
+    "QUIET",
+    "SNAPSHOT",
+    "Option",
+    "Parsed",
+    "WrongLineError",
+    "parse",
+]
 
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
 
@@ -64,6 +82,17 @@ VERSION = Option("--version", "-V")
 QUIET = Option("--quiet", "-q")
 #: 1.x and 0.9 call it ``--metadata-snap``, their manuals ``--metadata-snapshot`` as well.
 SNAPSHOT = Option("--metadata-snap", "--metadata-snapshot", "-m", takes="maybe")
+
+
+#: Of the programs that make metadata anew.
+NEW_METADATA = (
+    QUIET,
+    Option("--input", "-i", takes="a word"),
+    Option("--output", "-o", takes="a word"),
+    Option("--transaction-id", takes="a word"),
+    Option("--data-block-size", takes="a word"),
+    Option("--nr-data-blocks", takes="a word"),
+)
 
 
 class Parsed:
@@ -126,6 +155,14 @@ class Parsed:
                 raise self.wrong(f"--{long} takes a number up to {most}, not {word!r}")
             numbers.append(int(digits))
         return numbers
+
+    def overrides(self) -> Overrides:
+        """What is to be taken in the place of what the input says."""
+        return {
+            "transaction_id": self.number("transaction-id"),
+            "data_block_size_sectors": self.number("data-block-size", MAX_U32),
+            "data_blocks": self.number("nr-data-blocks"),
+        }
 
     def refuse_together(self, one: str, *others: str) -> None:
         """Raise if an option stands beside one that it excludes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thinmeta.cli.dropins.options import MAX_U32, QUIET, Option
+from thinmeta.cli.dropins.options import NEW_METADATA
 from thinmeta.cli.output import write_text
 from thinmeta.cli.progress import progress
 from thinmeta.repairing import repair
@@ -31,32 +31,20 @@ Options
   -V, --version          print the version of the peer that this stands for
 """
 
-OPTIONS = (
-    QUIET,
-    Option("--input", "-i", takes="a word"),
-    Option("--output", "-o", takes="a word"),
-    Option("--transaction-id", takes="a word"),
-    Option("--data-block-size", takes="a word"),
-    Option("--nr-data-blocks", takes="a word"),
-)
+OPTIONS = NEW_METADATA
 WORDS: tuple[str, ...] = ()
 
 
 def run(parsed: Parsed) -> int:
     """Run the program on its command line and return its exit status."""
     meta, out = parsed.needed("input"), parsed.output()
-    transaction_id = parsed.number("transaction-id")
-    sectors = parsed.number("data-block-size", most=MAX_U32)
-    data_blocks = parsed.number("nr-data-blocks")
     quiet = parsed.has("quiet")
     with progress("repairing", quiet=quiet) as report:
         plan, _ = repair(
             meta,
             out,
-            transaction_id=transaction_id,
-            data_block_size_sectors=sectors,
-            data_blocks=data_blocks,
             progress=report,
+            **parsed.overrides(),
         )
     if not quiet and not plan.is_whole:
         from thinmeta.cli.repair import plan_text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thinmeta.cli.dropins.options import QUIET, Option
+from thinmeta.cli.dropins.options import NEW_METADATA
 from thinmeta.cli.progress import progress
 from thinmeta.restoring import restore
 
@@ -30,31 +30,19 @@ Options
   -V, --version          print the version of the peer that this stands for
 """
 
-OPTIONS = (
-    QUIET,
-    Option("--input", "-i", takes="a word"),
-    Option("--output", "-o", takes="a word"),
-    Option("--transaction-id", takes="a word"),
-    Option("--data-block-size", takes="a word"),
-    Option("--nr-data-blocks", takes="a word"),
-)
+OPTIONS = NEW_METADATA
 WORDS: tuple[str, ...] = ()
 
 
 def run(parsed: Parsed) -> int:
     """Run the program on its command line and return its exit status."""
     xml, out = parsed.needed("input"), parsed.output()
-    transaction_id = parsed.number("transaction-id", most=(1 << 64) - 1)
-    sectors = parsed.number("data-block-size", most=(1 << 32) - 1)
-    data_blocks = parsed.number("nr-data-blocks", most=(1 << 64) - 1)
     with progress("restoring", in_bytes=True, quiet=parsed.has("quiet")) as report:
         restore(
             xml,
             out,
-            transaction_id=transaction_id,
-            data_block_size_sectors=sectors,
-            data_blocks=data_blocks,
             flags=0,  # as 1.x does
             progress=report,
+            **parsed.overrides(),
         )
     return 0
