@@ -72,7 +72,7 @@ def test_wrong_usage_is_status_2(command: ThinmetaCommand, corpus: Corpus) -> No
     fails(command("ls"), 2, "META is missing")
     fails(command("ls", meta, "-o", "dev,mappd"), 2, "did you mean 'mapped'")
     fails(command("ls", meta, "-o", ","), 2, "names no column")
-    fails(command("ls", meta, "--units", "miles"), 2, "human, bytes, blocks")
+    fails(command("ls", meta, "--units", "miles"), 2, "human, bytes, sectors, blocks")
     fails(command("ls", meta, "--bytes", "--units=blocks"), 2, "exclude each other")
     fails(command("dump", meta, "--format", "yaml"), 2, "xml, human, jsonl")
     fails(command("dump", meta, "--json", "--format", "xml"), 2, "exclude each other")
@@ -141,6 +141,7 @@ def test_ls_shows_what_the_pool_has(command: ThinmetaCommand, corpus: Corpus, na
         {
             "device_id": device.id,
             "mapped_blocks": device.mapped_blocks,
+            "mapped_sectors": device.mapped_blocks * size // 512,
             "mapped_bytes": device.mapped_blocks * size,
             "transaction_id": device.transaction_id,
             "creation_time": device.creation_time,
@@ -159,7 +160,7 @@ def test_ls_shows_what_the_pool_has(command: ThinmetaCommand, corpus: Corpus, na
 def test_ls_columns(command: ThinmetaCommand, corpus: Corpus) -> None:
     meta = corpus["pair-zeroing-1"].meta
     heads = {
-        "all": "DEV MAPPED EXCLUSIVE SHARED TRANSACTION CREATE_TIME SNAP_TIME",
+        "all": "DEV MAPPED EXCLUSIVE SHARED HIGHEST TRANSACTION CREATE_TIME SNAP_TIME",
         "+shared": "DEV MAPPED CREATE_TIME SNAP_TIME SHARED",
         "mapped,dev": "MAPPED DEV",
         "DEV, dev ,exclusive": "DEV EXCLUSIVE",

@@ -30,21 +30,25 @@ Options
                       unless the pool holds a metadata snapshot that still refers to
                       it (a line on stderr says that it holds one)
         shared        of that, what other devices use as well
+        highest       where what has been written ends: its last block, sector or byte;
+                      in human units how far that is from the beginning
         transaction   the pool's transaction when it was created
         create_time   the pool's clock when it was created
         snap_time     the pool's clock at its last snapshot
                          without -o: dev,mapped,create_time,snap_time; -o all: all;
                          -o +shared: those and more. exclusive and shared have to
-                         read all mappings, which takes longer in a large pool.
+                         read all mappings, which takes longer in a large pool, and
+                         highest some of each device.
       --if-deleted ID,ID...
                          say instead what would really become free if all of these were
                          deleted: what nobody else has, neither another device nor a
                          metadata snapshot that the pool holds. Of a live pool also by
                          their names.
-  --units UNIT           show sizes as 'human' (12.5 MiB), 'bytes' or 'blocks'
+  --units UNIT           show sizes as 'human' (12.5 MiB), 'bytes', 'sectors' (of 512
+                         bytes) or 'blocks' (of the pool's data)
   --bytes                the same as --units bytes
-  --json                 print JSON: everything but exclusive and shared, unless -o
-                         says otherwise
+  --json                 print JSON: everything but exclusive, shared and highest,
+                         unless -o says otherwise
   -m, --metadata-snapshot[=BLOCK]
                          read the metadata snapshot that the pool holds, or the one
                          at BLOCK
@@ -61,13 +65,17 @@ OPTIONS = (
     Option("bytes"),
     Option("if-deleted", takes="a word"),
 )
-COLUMNS = ("dev", "mapped", "exclusive", "shared", "transaction", "create_time", "snap_time")
+COLUMNS = (
+    *("dev", "mapped", "exclusive", "shared", "highest"),
+    *("transaction", "create_time", "snap_time"),
+)
 DEFAULT = ("dev", "mapped", "create_time", "snap_time")
 DETAILS = ("dev", "mapped", "transaction", "create_time", "snap_time")
 COUNTED = ("exclusive", "shared")
 SIZES = ("mapped", *COUNTED)
 METADATA_BLOCK_BYTES = 4096
-UNITS = ("human", "bytes", "blocks")
+SECTOR_BYTES = 512
+UNITS = ("human", "bytes", "sectors", "blocks")
 HELD = (
     "thinmeta: the pool holds a metadata snapshot: until it is released, removing a device "
     "frees nothing that the snapshot refers to\n"
@@ -99,9 +107,14 @@ def run(arguments: list[str]) -> int:
         return 0
     with source.reading() as pool:
         superblock = pool._superblock_fields()
-        block_bytes = superblock["data_block_size"] * 512
+        block_bytes = superblock["data_block_size"] * SECTOR_BYTES
         is_held = pool._metadata_snapshot_held()
+        rows: list[dict[str, Any]]
         rows = [dict(zip(DETAILS, row, strict=True)) for row in pool._device_rows()]
+        if "highest" in columns:
+            last = dict(pool._last_mapped())
+            for row in rows:
+                row["highest"] = last[row["dev"]]
         if any(column in COUNTED for column in columns):
             with progress("reading all mappings") as report:
                 counts = pool.exclusive_blocks(progress=report)
@@ -136,7 +149,7 @@ def _print_freed(source: Source, ids: list[int], *, units: str | None) -> None:
     if not ids:
         raise UsageError("ls: --if-deleted names no device")
     with source.reading() as pool, progress("reading all mappings") as report:
-        block_bytes = pool._superblock_fields()["data_block_size"] * 512
+        block_bytes = pool._superblock_fields()["data_block_size"] * SECTOR_BYTES
         data, metadata = pool.freed_if_deleted(ids, progress=report)
         is_held = pool._metadata_snapshot_held()
     if units is None:
@@ -154,7 +167,7 @@ def _print_freed(source: Source, ids: list[int], *, units: str | None) -> None:
         )
         return
     sizes = [
-        str(blocks) if units == "blocks" else _size(blocks * size, units)
+        _size(blocks, size, units)
         for blocks, size in ((data, block_bytes), (metadata, METADATA_BLOCK_BYTES))
     ]
     write_text(f"free afterwards: {sizes[0]} of data, {sizes[1]} of metadata\n")
@@ -162,8 +175,22 @@ def _print_freed(source: Source, ids: list[int], *, units: str | None) -> None:
         write_error(HELD)
 
 
-def _size(size_bytes: int, units: str) -> str:
-    return human_bytes(size_bytes) if units == "human" else str(size_bytes)
+def _size(blocks: int, block_bytes: int, units: str) -> str:
+    if units == "blocks":
+        return str(blocks)
+    size_bytes = blocks * block_bytes
+    if units == "human":
+        return human_bytes(size_bytes)
+    return str(size_bytes // SECTOR_BYTES if units == "sectors" else size_bytes)
+
+
+def _highest(block: int | None, block_bytes: int, units: str) -> str:
+    """The end of a device's mappings: the last of the units in it, as the peers count."""
+    if block is None:
+        return "-"
+    if units in ("human", "blocks"):
+        return _size(block + (units == "human"), block_bytes, units)
+    return str(int(_size(block + 1, block_bytes, units)) - 1)
 
 
 def _units(word: str | None, *, exact: bool) -> str:
@@ -194,24 +221,31 @@ def _columns(words: list[str], default: tuple[str, ...]) -> list[str]:
     return chosen
 
 
-def _json_row(row: dict[str, int], columns: list[str], block_bytes: int) -> dict[str, Any]:
+def _json_row(row: dict[str, Any], columns: list[str], block_bytes: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for column in columns:
-        if column in SIZES:
-            result[f"{column}_blocks"] = row[column]
-            result[f"{column}_bytes"] = row[column] * block_bytes
+        value = row[column]
+        if column == "highest":
+            for unit in ("block", "sector", "byte"):
+                word = _highest(value, block_bytes, f"{unit}s")
+                result[f"highest_mapped_{unit}"] = None if value is None else int(word)
+        elif column in SIZES:
+            result[f"{column}_blocks"] = value
+            result[f"{column}_sectors"] = value * (block_bytes // SECTOR_BYTES)
+            result[f"{column}_bytes"] = value * block_bytes
         else:
-            result[KEYS[column]] = row[column]
+            result[KEYS[column]] = value
     return result
 
 
-def _text_row(row: dict[str, int], columns: list[str], block_bytes: int, units: str) -> list[str]:
+def _text_row(row: dict[str, Any], columns: list[str], block_bytes: int, units: str) -> list[str]:
     cells = []
     for column in columns:
         value = row[column]
-        if column in SIZES and units != "blocks":
-            value *= block_bytes
-            cells.append(human_bytes(value) if units == "human" else str(value))
+        if column == "highest":
+            cells.append(_highest(value, block_bytes, units))
+        elif column in SIZES:
+            cells.append(_size(value, block_bytes, units))
         else:
             cells.append(str(value))
     return cells
