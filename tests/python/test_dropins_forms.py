@@ -31,6 +31,7 @@ READING = [
     "thin_ls --no-headers",
     "thin_delta --thin1 0 --thin2 1",
     "thin_delta --verbose --snap1 0 --snap2 1",
+    "thin_rmap --region 0..90",
 ]
 
 
@@ -184,6 +185,34 @@ REFUSED = [
     "thin_delta --thin1 0 --thin2 0 ABSENT",
     "thin_check FOLDER",
     "thin_dump -o ABSENT/out META",
+    "thin_rmap META",
+    "thin_rmap --region 0..9",
+    "thin_rmap --region 0..9 ABSENT",
+    "thin_rmap --region 0..9 META META",
+    "thin_rmap --region META",
+    "thin_rmap --region= META",
+    "thin_rmap --region 9 META",
+    "thin_rmap --region 9..9 META",
+    "thin_rmap --region 9..3 META",
+    "thin_rmap --region 0..x META",
+    "thin_rmap --region 0..18446744073709551616 META",
+    "thin_restore -i XML",
+    "thin_restore -o OUT",
+    "thin_restore -i XML -o",
+    "thin_restore -i XML -o OUT more",
+    "thin_restore -i XML -o ABSENT",
+    "thin_restore -i ABSENT -o OUT",
+    "thin_restore -i META -o OUT",
+    "thin_restore -i XML -i XML -o OUT",
+    "thin_restore -i XML -o OUT --transaction-id x",
+    "thin_restore -i XML -o OUT --data-block-size 4294967296",
+    "thin_restore -i XML -o OUT --nr-data-blocks -1",
+    "thin_repair -i META",
+    "thin_repair -o OUT",
+    "thin_repair -i META -o ABSENT",
+    "thin_repair -i ABSENT -o OUT",
+    "thin_repair -i META -o OUT -m",
+    "thin_repair -i META -o OUT --transaction-id x",
 ]
 
 
@@ -193,6 +222,9 @@ def test_what_1_x_refuses_is_refused(
 ) -> None:
     meta = corpus["sequential"].meta
     places = {"META": meta, "ABSENT": tmp_path / "absent", "FOLDER": tmp_path}
+    places |= {"XML": tmp_path / "pool.xml", "OUT": tmp_path / "out"}
+    places["XML"].write_bytes(corpus["sequential"].dump_of("0.9.0", "live") or b"")
+    places["OUT"].write_bytes(bytes(meta.stat().st_size))
     for word, place in places.items():
         line = line.replace(word, str(place))
     ran = drop_in(line)
@@ -237,6 +269,11 @@ LINES = [
     "thin_check --ignore-non-fatal-errors --super-block-only META",
     "thin_check --override-mapping-root 73 --override-details-root=75 META",
     "thin_check --override-mapping-root 75 META",
+    "thin_rmap --region 0..90 META",
+    "thin_rmap --region=0..90 --region 100..1000000 META",
+    "thin_rmap META --region 5..6 --region 0..3 --region 4..9",
+    "thin_rmap --region 0..18446744073709551615 META",
+    "thin_rmap --region 500000..500001 META",
     "thin_metadata_size -b64k -s1t -m7",
     "thin_metadata_size --block-size=1m --pool-size=1T --max-thins=7 -u g -n=long",
 ]
@@ -293,3 +330,66 @@ def test_empty_words_are_none(corpus: Corpus) -> None:
     assert main(["thin_check", "", "-q", meta]) == 0
     assert main(["thin_ls", "", meta, ""]) == 0
     assert main(["thin_ls", ""]) == 1
+
+
+def test_forms_of_thin_rmap(drop_in: DropIns, corpus: Corpus) -> None:
+    some = same(
+        drop_in,
+        corpus["transaction-id"].meta,
+        "thin_rmap --region 3..9 META",
+        "thin_rmap --region=3..9 META",
+        "thin_rmap META --region 3..9",
+        "thin_rmap --region 3..9 -- META",
+        "thin_rmap --region 3..5 --region 5..9 META",
+        "thin_rmap --region 5..9 --region=3..9 META",
+    )
+    assert some.count(b"\n") > 0
+
+
+#: Options of both, and what the dump then begins with.
+OVERRIDES = {
+    "": (),
+    "--transaction-id 123456789013": ('transaction="123456789013"',),
+    "--nr-data-blocks=99999": ('nr_data_blocks="99999"',),
+    "--data-block-size 256 -q": ('data_block_size="256"',),
+}
+
+
+@pytest.mark.parametrize("tool", ["thin_restore", "thin_repair", "thin_dump -r"])
+@pytest.mark.parametrize("line", OVERRIDES)
+def test_forms_of_what_writes_metadata(
+    drop_in: DropIns, corpus: Corpus, tmp_path: Path, tool: str, line: str
+) -> None:
+    """Every way to name the two files; and what 1.x makes of the same is the same pool."""
+    image = corpus["transaction-id"]
+    given, out = image.meta, tmp_path / "out"
+    if tool == "thin_restore":
+        given = tmp_path / "pool.xml"
+        given.write_bytes(image.dump_of("0.9.0", "live") or b"")
+    forms = [
+        f"-i {given} -o {out}",
+        f"-i{given} -o{out}",
+        f"-o={out} -i={given}",
+        f"--input {given} --output {out}",
+        f"--output={out} --input={given}",
+    ]
+    if tool == "thin_dump -r":
+        forms = [f"-o {out} {given}", f"--output={out} {given}"]
+    peer = newer_tools()
+    dumps = set()
+    for form in forms:
+        for run in (drop_in, peer):
+            if run is None:
+                continue
+            out.write_bytes(bytes(image.meta.stat().st_size))
+            words = f"{tool} {form} {line}".split()
+            if run is peer:
+                assert peer.run(*words).returncode == 0
+            else:
+                ran = drop_in(" ".join(words))
+                assert (ran.status, ran.out, ran.err) == (0, b"", "")
+            is_xml = tool == "thin_dump -r"
+            dumps.add(out.read_bytes() if is_xml else drop_in("thin_dump", out).out)
+    assert len(dumps) == 1
+    head = dumps.pop().decode().partition(">")[0]
+    assert all(word in head for word in OVERRIDES[line])
