@@ -188,6 +188,7 @@ def plan_repair(
     transaction_id: int | None = None,
     data_block_size_sectors: int | None = None,
     data_blocks: int | None = None,
+    only_raise: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> RepairPlan:
     """Find out what :func:`repair` would keep, rebuild and lose; nothing is written.
@@ -199,6 +200,7 @@ def plan_repair(
         transaction_id=transaction_id,
         data_block_size_sectors=data_block_size_sectors,
         nr_data_blocks=data_blocks,
+        only_raise=only_raise,
         progress=progress,
     )
     return RepairPlan.from_fields(planned.outlook())
@@ -211,6 +213,7 @@ def repair(
     transaction_id: int | None = None,
     data_block_size_sectors: int | None = None,
     data_blocks: int | None = None,
+    only_raise: bool = False,
     size_bytes: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> tuple[RepairPlan, NewPool]:
@@ -229,6 +232,9 @@ def repair(
             superblock is lost and there is no copy of it.
         data_blocks: The same, the number of the pool's data blocks; without it, and without
             the superblock, as many as the mappings need.
+        only_raise: Take the transaction id and the number of data blocks only where they are
+            more than what is found, as thin_repair 1.x does. Otherwise mappings past the
+            data blocks that are given are lost.
         size_bytes: How large a file is to be. ``None``: as large as the one that is there,
             or twice what is in use in a new one.
         progress: Called now and then as ``progress(done, total)``.
@@ -251,6 +257,7 @@ def repair(
         transaction_id=transaction_id,
         data_block_size_sectors=data_block_size_sectors,
         nr_data_blocks=data_blocks,
+        only_raise=only_raise,
         progress=progress,
     )
     with NewMetadata(target, inputs=(source,), size_bytes=size_bytes) as new:
@@ -266,6 +273,7 @@ def repaired_pool(
     transaction_id: int | None = None,
     data_block_size_sectors: int | None = None,
     data_blocks: int | None = None,
+    only_raise: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Iterator[tuple[Pool, RepairPlan]]:
     """Open a damaged pool as it would be repaired: to dump it, say.
@@ -282,6 +290,7 @@ def repaired_pool(
         transaction_id=transaction_id,
         data_block_size_sectors=data_block_size_sectors,
         nr_data_blocks=data_blocks,
+        only_raise=only_raise,
         progress=progress,
     )
     plan = RepairPlan.from_fields(planned.outlook())

@@ -24,6 +24,7 @@ def restore(
     transaction_id: int | None = None,
     data_block_size_sectors: int | None = None,
     data_blocks: int | None = None,
+    only_raise: bool = False,
     flags: int | None = None,
     size_bytes: int | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -43,6 +44,8 @@ def restore(
         transaction_id: To take in the place of the XML's.
         data_block_size_sectors: The same, in sectors of 512 bytes.
         data_blocks: The same, the number of the pool's data blocks.
+        only_raise: Take the transaction id and the number of data blocks only where they are
+            more than what the XML says, as thin_restore 1.x does.
         flags: The same; with 0 the pool needs no check, whatever the dumped one did.
         size_bytes: How large a file is to be. ``None``: as large as the one that is there,
             or twice what is in use in a new one.
@@ -67,6 +70,7 @@ def restore(
             transaction_id=transaction_id,
             data_block_size_sectors=data_block_size_sectors,
             data_blocks=data_blocks,
+            only_raise=only_raise,
             flags=flags,
             size_bytes=size_bytes,
             progress=progress,
@@ -81,6 +85,7 @@ def restore(
             transaction_id=transaction_id,
             data_block_size_sectors=data_block_size_sectors,
             data_blocks=data_blocks,
+            only_raise=only_raise,
             flags=flags,
             size_bytes=size_bytes,
             progress=progress,
@@ -96,6 +101,7 @@ def _restore(
     transaction_id: int | None,
     data_block_size_sectors: int | None,
     data_blocks: int | None,
+    only_raise: bool,
     flags: int | None,
     size_bytes: int | None,
     progress: Callable[[int, int], object] | None,
@@ -110,6 +116,7 @@ def _restore(
             transaction_id=transaction_id,
             data_block_size_sectors=data_block_size_sectors,
             nr_data_blocks=data_blocks,
+            only_raise=only_raise,
             flags=flags,
             progress=progress,
         )

@@ -47,7 +47,8 @@ pub(super) fn built_fields<'py>(py: Python<'py>, built: &Built) -> PyResult<Boun
 #[pyfunction]
 #[pyo3(signature = (
     xml_fd, xml_name, out_fd, out_name, *, grows, transaction_id=None,
-    data_block_size_sectors=None, nr_data_blocks=None, flags=None, progress=None
+    data_block_size_sectors=None, nr_data_blocks=None, only_raise=false, flags=None,
+    progress=None
 ))]
 #[allow(clippy::too_many_arguments)] // they are Python's
 pub(super) fn restore(
@@ -60,6 +61,7 @@ pub(super) fn restore(
     transaction_id: Option<u64>,
     data_block_size_sectors: Option<u32>,
     nr_data_blocks: Option<u64>,
+    only_raise: bool,
     flags: Option<u32>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'_, PyDict>> {
@@ -69,6 +71,7 @@ pub(super) fn restore(
         transaction_id,
         data_block_size_sectors,
         nr_data_blocks,
+        only_raise,
         flags,
     };
     let work = |task: &crate::task::Task<'_>| restore_xml(input, &xml_name, output, &options, task);

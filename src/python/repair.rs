@@ -23,7 +23,7 @@ impl Repair {
     #[new]
     #[pyo3(signature = (
         path, *, transaction_id=None, data_block_size_sectors=None, nr_data_blocks=None,
-        progress=None
+        only_raise=false, progress=None
     ))]
     fn new(
         py: Python<'_>,
@@ -31,12 +31,14 @@ impl Repair {
         transaction_id: Option<u64>,
         data_block_size_sectors: Option<u32>,
         nr_data_blocks: Option<u64>,
+        only_raise: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let options = RepairOptions {
             transaction_id,
             data_block_size_sectors,
             nr_data_blocks,
+            only_raise,
         };
         let work = |task: &Task<'_>| {
             let device: Arc<dyn Device> = Arc::new(FileDevice::open(path, Claim::Unused)?);

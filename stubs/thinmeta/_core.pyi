@@ -115,6 +115,7 @@ class Repair:
         transaction_id: int | None = None,
         data_block_size_sectors: int | None = None,
         nr_data_blocks: int | None = None,
+        only_raise: bool = False,
         progress: _Progress | None = None,
     ) -> Self: ...
     def outlook(self) -> dict[str, Any]: ...
@@ -912,6 +913,7 @@ def restore(
     transaction_id: int | None = None,
     data_block_size_sectors: int | None = None,
     nr_data_blocks: int | None = None,
+    only_raise: bool = False,
     flags: int | None = None,
     progress: _Progress | None = None,
 ) -> dict[str, int]:

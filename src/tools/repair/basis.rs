@@ -32,6 +32,10 @@ pub struct Basis {
     pub data_block_size_sectors: u32,
     /// Blocks of the data device; `None`: as many as mappings need.
     pub data_blocks: Option<u64>,
+    /// At least so many, where mappings need fewer.
+    pub(super) least_data_blocks: u64,
+    /// The transaction id that was given is the least one.
+    pub(super) only_raise: bool,
     pub(super) uuid: [u8; 16],
     pub(super) version: u32,
     /// Metadata blocks that may be pointed to.
@@ -50,7 +54,10 @@ impl Basis {
         let device_blocks = device_blocks(device);
         let mut own = Self::new(&superblock, BasisSource::Superblock, options);
         own.limit = device_blocks.min(superblock.metadata_blocks().max(1));
-        own.data_blocks = options.nr_data_blocks.or(Some(superblock.data_blocks()));
+        own.data_blocks = Some(match options.nr_data_blocks {
+            Some(blocks) if !options.only_raise => blocks,
+            least => superblock.data_blocks().max(least.unwrap_or(0)),
+        });
         own.roots = Some((
             superblock.data_mapping_root.get(),
             superblock.device_details_root.get(),
@@ -85,6 +92,8 @@ impl Basis {
                     )
                 })?,
                 data_blocks: None,
+                least_data_blocks: 0,
+                only_raise: false,
                 uuid: [0; 16],
                 version: 2,
                 limit: 0,
@@ -95,7 +104,9 @@ impl Basis {
             },
         };
         own.limit = device_blocks(device);
-        own.data_blocks = options.nr_data_blocks;
+        own.data_blocks = options.nr_data_blocks.filter(|_| !options.only_raise);
+        own.least_data_blocks = options.nr_data_blocks.unwrap_or(0);
+        own.only_raise = options.only_raise;
         check_data_block_size(own.data_block_size_sectors)?;
         Ok(own)
     }
@@ -105,9 +116,14 @@ impl Basis {
         Self {
             source,
             time: superblock.time.get(),
-            transaction_id: options.transaction_id.unwrap_or(superblock.trans_id.get()),
+            transaction_id: match options.transaction_id {
+                Some(id) if !options.only_raise => id,
+                least => superblock.trans_id.get().max(least.unwrap_or(0)),
+            },
             data_block_size_sectors: options.data_block_size_sectors.unwrap_or(own),
             data_blocks: None,
+            least_data_blocks: 0,
+            only_raise: false,
             uuid: superblock.uuid,
             version: superblock.version.get(),
             limit: 0,

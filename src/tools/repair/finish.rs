@@ -166,9 +166,10 @@ impl Survey {
             self.basis.time = self.basis.time.max(latest);
             let ids = devices.iter().map(|device| device.info.transaction_id);
             if let BasisSource::Options = self.basis.source
-                && self.basis.transaction_id == 0
+                && (self.basis.transaction_id == 0 || self.basis.only_raise)
             {
-                self.basis.transaction_id = ids.max().unwrap_or(0);
+                let own = self.basis.transaction_id;
+                self.basis.transaction_id = ids.max().unwrap_or(0).max(own);
             }
         }
         let kept: FxHashSet<u64> = wanted.iter().map(|each| each.info.id).collect();

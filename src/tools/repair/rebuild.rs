@@ -30,7 +30,10 @@ impl Repair {
         let mut reader = self.reader();
         let data_blocks = match outlook.basis.data_blocks {
             Some(blocks) => blocks,
-            None => self.data_blocks_needed(task)?,
+            None => {
+                let needed = self.data_blocks_needed(task)?;
+                needed.max(outlook.basis.least_data_blocks)
+            }
         };
         let options = BuildOptions {
             uuid: outlook.basis.uuid,

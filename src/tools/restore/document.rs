@@ -157,8 +157,8 @@ impl Document {
             uuid: [0; 16],
             time: found.number("time")?,
             transaction_id: match own.transaction_id {
-                Some(id) => id,
-                None => found.number("transaction")?,
+                Some(id) if !own.only_raise => id,
+                least => found.number::<u64>("transaction")?.max(least.unwrap_or(0)),
             },
             flags: match own.flags {
                 Some(flags) => flags,
@@ -170,8 +170,10 @@ impl Document {
                 None => found.number("data_block_size")?,
             },
             data_blocks: match own.nr_data_blocks {
-                Some(blocks) => blocks,
-                None => found.number("nr_data_blocks")?,
+                Some(blocks) if !own.only_raise => blocks,
+                least => found
+                    .number::<u64>("nr_data_blocks")?
+                    .max(least.unwrap_or(0)),
             },
         };
         check_data_block_size(options.data_block_size_sectors)

@@ -41,6 +41,9 @@ pub struct RestoreOptions {
     pub data_block_size_sectors: Option<u32>,
     /// This number of data blocks.
     pub nr_data_blocks: Option<u64>,
+    /// Transaction id and data blocks are taken only where they are more than what is
+    /// found, as 1.x does.
+    pub only_raise: bool,
     /// Flags of the superblock: `Some(0)` makes a pool that needs no check, whatever
     /// the one that was dumped did.
     pub flags: Option<u32>,

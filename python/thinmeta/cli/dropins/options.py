@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         transaction_id: int | None
         data_block_size_sectors: int | None
         data_blocks: int | None
+        only_raise: bool
 
 
 __all__ = [
@@ -162,6 +163,7 @@ class Parsed:
             "transaction_id": self.number("transaction-id"),
             "data_block_size_sectors": self.number("data-block-size", MAX_U32),
             "data_blocks": self.number("nr-data-blocks"),
+            "only_raise": True,
         }
 
     def refuse_together(self, one: str, *others: str) -> None:

@@ -122,11 +122,6 @@ def _pool(parsed: Parsed) -> Iterator[Pool]:
         return
     from thinmeta.repairing import repaired_pool
 
-    repaired = repaired_pool(
-        parsed.words[0],
-        transaction_id=parsed.number("transaction-id"),
-        data_block_size_sectors=parsed.number("data-block-size", MAX_U32),
-        data_blocks=parsed.number("nr-data-blocks"),
-    )
+    repaired = repaired_pool(parsed.words[0], **parsed.overrides())
     with repaired as (pool, _):
         yield pool

@@ -24,8 +24,10 @@ Options
   -i, --input META       the damaged metadata
   -o, --output NEW_META  where to write: a device, or a file that is there and as large as
                          the metadata are to be
-      --transaction-id NUMBER, --data-block-size SECTORS, --nr-data-blocks NUMBER
-                         take this, whatever the metadata say
+      --transaction-id NUMBER, --nr-data-blocks NUMBER
+                         take this where it is more than what is found, as 1.x does
+      --data-block-size SECTORS
+                         take this instead of what is found
   -q, --quiet            print nothing, also of errors
   -h, --help             print this
   -V, --version          print the version of the peer that this stands for

@@ -23,7 +23,9 @@ Options
   -i, --input XML        the XML
   -o, --output META      where to write: a device, or a file that is there and as large as
                          the metadata are to be
-      --transaction-id NUMBER, --data-block-size SECTORS, --nr-data-blocks NUMBER
+      --transaction-id NUMBER, --nr-data-blocks NUMBER
+                         take this where it is more than what the XML says, as 1.x does
+      --data-block-size SECTORS
                          take this instead of what the XML says
   -q, --quiet            print nothing, also of errors
   -h, --help             print this
