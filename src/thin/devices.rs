@@ -50,6 +50,11 @@ impl DeviceInfo {
         }
     }
 
+    /// The pool's clock was there at least.
+    pub(crate) fn latest_time(&self) -> u32 {
+        self.creation_time.max(self.snapshotted_time)
+    }
+
     /// As the details tree has it.
     pub(crate) fn details(&self) -> DeviceDetails {
         DeviceDetails {

@@ -7,6 +7,7 @@
 
 mod basis;
 mod devices;
+mod eras;
 mod finish;
 mod graft;
 mod leaves;

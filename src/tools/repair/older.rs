@@ -5,27 +5,26 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::eras::{Details, Top, details, tops};
 use super::graft::kind;
 use super::scan::{Scan, Shape};
-use super::trees::{Met, Trees};
-use crate::block::BlockManager;
+use super::trees::Trees;
 use crate::device::Device;
-use crate::disk_space::{DiskSpaceMap, SpaceMapRoot};
+use crate::disk_space::SpaceMapRoot;
 use crate::error::Result;
-use crate::space::SpaceMap;
 use crate::task::Task;
 use crate::tools::dump::nodes::NodeReader;
 use crate::units::BlockNr;
-use crate::walk::{Counts, Forest, ForestLimits, Reader, State};
+use crate::walk::ForestLimits;
 
-/// Memory for the space map's nodes.
-const CACHE_BYTES: u64 = 8 << 20;
 /// Pairs that are told of.
 const MOST_CANDIDATES: usize = 16;
 /// Of these, how many are looked into for what is lost.
 const MOST_TREES: usize = 4;
-/// Roots of each kind that are looked at, the last ones on the device first.
-const MOST_ROOTS: usize = 4096;
+/// Devices that are compared in all. A pool leaves a root of each kind behind with every
+/// commit, and each of the one goes with each of the other as long as no device comes or
+/// goes.
+const MOST_COMPARED: u64 = 1 << 28;
 
 /// Two roots that know the same devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +44,7 @@ pub struct Candidate {
     pub mapped_blocks: u64,
     /// The highest transaction id that a device was made in.
     pub transaction_id: u64,
-    /// The latest time that the details speak of.
+    /// The latest time that the details speak of, or that a mapping was made at.
     pub time: u32,
 }
 
@@ -67,7 +66,8 @@ impl Candidate {
     }
 }
 
-/// All pairs, the most plausible one first, and what is under the first few.
+/// For each root of mappings the details that it goes with best, the most plausible pair
+/// first, and what is under the first few.
 pub(super) fn candidates(
     device: &Arc<dyn Device>,
     scan: &Scan,
@@ -75,107 +75,67 @@ pub(super) fn candidates(
     space: Option<&SpaceMapRoot>,
     task: &Task<'_>,
 ) -> Result<(Vec<Candidate>, Vec<Trees>)> {
-    let reader = Reader::new(&**device, false);
-    let limit = limits.metadata_blocks;
-    let mut nodes = NodeReader::of_device(&**device, limit);
-    let (mut tops, mut details) = (Vec::new(), Vec::new());
+    let mut nodes = NodeReader::of_device(&**device, limits.metadata_blocks);
+    let (mut mapping_roots, mut details_roots) = (Vec::new(), Vec::new());
     for node in scan.nodes.iter().rev() {
         task.step(0, 0)?;
-        let list = match kind(&mut nodes, scan, node, task)? {
-            Some((_, Shape::Top)) => &mut tops,
-            Some((_, Shape::Details)) => &mut details,
-            _ => continue,
-        };
-        if list.len() < MOST_ROOTS {
-            list.push(u64::from(node.block));
+        match kind(&mut nodes, scan, node, task)? {
+            Some((_, Shape::Top)) => mapping_roots.push(node.block),
+            Some((_, Shape::Details)) => details_roots.push(node.block),
+            _ => {}
         }
     }
-    let read = |mapping: u64, details: u64| {
-        Trees::read(&reader, (mapping, details), &mut Met::new(limit), task)
-    };
-    // Devices by id, and where their details are.
-    let mut known: FxHashMap<Vec<u64>, Vec<(u64, Trees)>> = FxHashMap::default();
-    for root in details {
-        let trees = read(0, root)?;
-        if trees.details_lost.is_empty() {
-            let ids = trees.details.iter().map(|info| info.id).collect();
-            known.entry(ids).or_default().push((root, trees));
-        }
+    let tops = tops(device, scan, &mapping_roots, limits, space, task)?;
+    let details = details(&**device, &details_roots, limits, task)?;
+    let mut by_ids: FxHashMap<Vec<u64>, Vec<&Details>> = FxHashMap::default();
+    for each in &details {
+        let ids = each.devices.iter().map(|info| info.id).collect();
+        by_ids.entry(ids).or_default().push(each);
     }
-    let mut pairs = Vec::new();
-    for root in tops {
-        let trees = read(root, 0)?;
-        let ids: Vec<u64> = trees.roots.iter().map(|entry| entry.0).collect();
-        let Some(with) = known.get(&ids).filter(|_| trees.roots_lost.is_empty()) else {
-            continue;
-        };
-        for (details_root, details) in with {
-            let both = Trees {
-                details: details.details.clone(),
-                roots: trees.roots.clone(),
-                ..Trees::default()
-            };
-            pairs.push((root, *details_root, both));
+    let mut ranked: Vec<(Candidate, &Top, &Details)> = Vec::new();
+    let mut compared = 0;
+    for top in &tops {
+        task.step(0, 0)?;
+        let ids: Vec<u64> = top.roots.iter().map(|root| root.0).collect();
+        let mut best: Option<(Candidate, &Top, &Details)> = None;
+        for with in by_ids.get(&ids).map_or(&[][..], Vec::as_slice) {
+            // The best of each come first.
+            if compared > MOST_COMPARED && best.is_some() {
+                break;
+            }
+            compared += ids.len() as u64;
+            let found = judge(top, with);
+            if best
+                .as_ref()
+                .is_none_or(|best| best.0.rank() < found.rank())
+            {
+                best = Some((found, top, with));
+            }
         }
+        ranked.extend(best);
     }
-    let mut roots: Vec<u32> = pairs
-        .iter()
-        .flat_map(|pair| pair.2.roots.iter().map(|entry| entry.1))
-        .collect();
-    roots.sort_unstable();
-    roots.dedup();
-    let mut counts = Counts::new(limit);
-    let mut forest = Forest::walk(&reader, task, &roots, limits, &mut counts, None)?;
-    forest.resolve(&reader, task)?;
-    let blocks = BlockManager::new(Arc::clone(device), CACHE_BYTES);
-    let map = space.map(|root| DiskSpaceMap::metadata(&blocks, *root));
-    let is_live = |root: u32| {
-        let count = map.as_ref().and_then(|map| map.get_count(root.into()).ok());
-        count.is_some_and(|count| count > 0)
-    };
-    let mut ranked: Vec<(Candidate, Trees)> = pairs
-        .into_iter()
-        .map(|(mapping, details, trees)| {
-            let live = trees.roots.iter().filter(|root| is_live(root.1)).count() as u64;
-            let candidate = judge(mapping, details, &trees, &forest);
-            let live_devices = live;
-            (
-                Candidate {
-                    live_devices,
-                    ..candidate
-                },
-                trees,
-            )
-        })
-        .collect();
-    ranked.sort_by_key(|(candidate, _)| std::cmp::Reverse(candidate.rank()));
+    ranked.sort_by_key(|(candidate, ..)| std::cmp::Reverse(candidate.rank()));
     ranked.truncate(MOST_CANDIDATES);
-    let (candidates, mut trees): (Vec<_>, Vec<_>) = ranked.into_iter().unzip();
-    trees.truncate(MOST_TREES);
-    Ok((candidates, trees))
+    let trees = ranked.iter().take(MOST_TREES).map(|(_, top, with)| Trees {
+        details: with.devices.clone(),
+        roots: top.roots.clone(),
+        ..Trees::default()
+    });
+    let trees = trees.collect();
+    Ok((ranked.into_iter().map(|each| each.0).collect(), trees))
 }
 
-fn judge(mapping: u64, details: u64, trees: &Trees, forest: &Forest) -> Candidate {
-    let (mut whole, mut mapped) = (0, 0);
-    for (info, (_, root)) in trees.details.iter().zip(&trees.roots) {
-        let summary = forest.summary(*root);
-        if let Some(summary) = summary.filter(|summary| summary.state == State::Sound) {
-            mapped += u64::from(summary.entries);
-            whole += u64::from(u64::from(summary.entries) == info.mapped_blocks);
-        }
-    }
-    let infos = || trees.details.iter();
+fn judge(top: &Top, with: &Details) -> Candidate {
+    let both = with.devices.iter().zip(&top.mapped);
+    let whole = both.filter(|(info, mapped)| **mapped == Some(info.mapped_blocks));
     Candidate {
-        mapping_root: BlockNr(mapping),
-        details_root: BlockNr(details),
-        devices: trees.details.len() as u64,
-        whole_devices: whole,
-        live_devices: 0,
-        mapped_blocks: mapped,
-        transaction_id: infos().map(|info| info.transaction_id).max().unwrap_or(0),
-        time: infos()
-            .map(|info| info.creation_time.max(info.snapshotted_time))
-            .max()
-            .unwrap_or(0),
+        mapping_root: BlockNr(top.root.into()),
+        details_root: BlockNr(with.root.into()),
+        devices: with.devices.len() as u64,
+        whole_devices: whole.count() as u64,
+        live_devices: top.live_devices,
+        mapped_blocks: top.mapped_blocks(),
+        transaction_id: with.transaction_id(),
+        time: with.time().max(top.time),
     }
 }

@@ -1,11 +1,13 @@
 //! Every block of the device, and what it looks like: for what nothing leads to.
 
+use zerocopy::little_endian::U64;
+
 use crate::block::{BlockData, Validator};
 use crate::btree::{NODE_NAME, NODE_VALIDATOR, Node};
 use crate::device::Device;
 use crate::error::Result;
 use crate::task::Task;
-use crate::thin::{MAX_DEVICE_ID, SUPERBLOCK_VALIDATOR, Superblock};
+use crate::thin::{MAX_DEVICE_ID, MappingValue, SUPERBLOCK_VALIDATOR, Superblock};
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
 use crate::walk::Reader;
 
@@ -32,6 +34,8 @@ pub(super) struct Scanned {
     pub shape: Shape,
     pub first: u64,
     pub last: u64,
+    /// The latest time of a mapping, if these are mappings.
+    pub time: u32,
 }
 
 #[derive(Clone)]
@@ -117,13 +121,13 @@ fn look(at: BlockNr, block: &BlockData, limit: u64) -> Option<Found> {
     NODE_VALIDATOR.check(at, block).ok()?;
     let node = Node::parse(at, block).ok()?;
     let (first, last) = (node.keys().first()?.get(), node.keys().last()?.get());
-    let shape = if !node.is_leaf() {
-        Shape::Internal
+    let (shape, time) = if !node.is_leaf() {
+        (Shape::Internal, 0)
     } else {
         match node.header().value_size.get() {
             8 => leaf_shape(&node, last, limit),
-            24 => Shape::Details,
-            _ => Shape::Other,
+            24 => (Shape::Details, 0),
+            _ => (Shape::Other, 0),
         }
     };
     let block = u32::try_from(at.0).ok()?;
@@ -132,17 +136,19 @@ fn look(at: BlockNr, block: &BlockData, limit: u64) -> Option<Found> {
         shape,
         first,
         last,
+        time,
     }))
 }
 
-fn leaf_shape(node: &Node<'_>, last: u64, limit: u64) -> Shape {
-    let values = node
-        .values::<zerocopy::little_endian::U64>()
-        .unwrap_or_default();
+/// What the values are, and the latest time in them if they are mappings.
+fn leaf_shape(node: &Node<'_>, last: u64, limit: u64) -> (Shape, u32) {
+    let values = node.values::<U64>().unwrap_or_default();
     let pointers = values.iter().all(|value| (1..limit).contains(&value.get()));
+    let times = values.iter().map(|value| MappingValue(value.get()).time());
+    let time = times.max().unwrap_or(0);
     if pointers && last <= MAX_DEVICE_ID {
-        Shape::Top
+        (Shape::Top, time)
     } else {
-        Shape::Mappings
+        (Shape::Mappings, time)
     }
 }
