@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::eras::Best;
 use super::graft::Loose;
 use super::outlook::TreeSource;
 use super::plan::{Survey, Wanted};
@@ -13,6 +14,13 @@ use crate::error::Result;
 use crate::task::Task;
 use crate::thin::DeviceInfo;
 use crate::walk::{Forest, Reader};
+
+/// A tree that hangs nowhere.
+struct LooseTree {
+    entries: u64,
+    /// References to it that were not met.
+    missing: u32,
+}
 
 impl Survey {
     /// Leaves of the top level that hang under a lost node of it.
@@ -90,13 +98,13 @@ impl Survey {
             || (live.details.is_empty() && !live.details_lost.is_empty())
                 && (live.roots.is_empty() && !live.roots_lost.is_empty());
         if nothing {
-            self.take_older(&mut wanted, |_| true, task)?;
+            self.take_older(&mut wanted, &[], |_| true, task)?;
         } else if live.details_lost.is_empty() && !live.roots_lost.is_empty() {
             // Devices that are still there, as they were once.
             let found: FxHashSet<u64> = wanted.iter().map(|each| each.info.id).collect();
             if live.details.iter().any(|info| !found.contains(&info.id)) {
                 let rest = |id| details.contains_key(&id) && !found.contains(&id);
-                self.take_older(&mut wanted, rest, task)?;
+                self.take_older(&mut wanted, &live.details, rest, task)?;
             }
         } else if !live.details_lost.is_empty() {
             self.take_older_details(&mut wanted, task)?;
@@ -127,42 +135,13 @@ impl Survey {
         wanted: &mut Vec<Wanted>,
         task: &Task<'_>,
     ) -> Result<()> {
-        let device = Arc::clone(&self.device);
-        let limit = self.basis.limit;
-        let limits = self.limits;
-        let reader = Reader::new(&*device, false);
-        let mut trees: Vec<(u32, u64, u32)> = Vec::new();
-        let roots: Vec<u32> = {
-            let ours = loose
-                .iter()
-                .filter(|each| matches!(each.kind, Shape::Mappings | Shape::Top));
-            let mut roots: Vec<u32> = ours.map(|each| each.node.block).collect();
-            roots.sort_unstable();
-            roots
-        };
-        let mut counts = Met::new(limit).counts;
-        let mut forest = Forest::walk(&reader, task, &roots, limits, &mut counts, None)?;
-        forest.resolve(&reader, task)?;
-        for each in loose.iter().filter(|each| roots.contains(&each.node.block)) {
-            if let Some(summary) = forest.summary(each.node.block) {
-                trees.push((each.node.block, summary.entries.into(), each.missing));
-            }
-        }
-        let scan = self.scan(task)?;
-        let mut told: FxHashMap<u64, FxHashSet<u32>> = FxHashMap::default();
-        for node in scan.nodes.iter().filter(|node| node.shape == Shape::Top) {
-            let found = Trees::read(&reader, (node.block.into(), 0), &mut Met::new(limit), task)?;
-            for (id, root) in found.roots {
-                if trees.iter().any(|tree| tree.0 == root) {
-                    told.entry(id).or_default().insert(root);
-                }
-            }
+        let trees = self.loose_trees(loose, task)?;
+        let told = self.told(missing, &trees, task)?;
+        let mut by_size: FxHashMap<u64, Vec<u32>> = FxHashMap::default();
+        for (block, tree) in &trees {
+            by_size.entry(tree.entries).or_default().push(*block);
         }
         let mut used: FxHashMap<u32, u32> = FxHashMap::default();
-        let mut by_size: FxHashMap<u64, Vec<u32>> = FxHashMap::default();
-        for (block, entries, _) in &trees {
-            by_size.entry(*entries).or_default().push(*block);
-        }
         let mapped = missing.iter().filter(|info| info.mapped_blocks > 0);
         let alone = mapped.count() == 1 && trees.len() == 1;
         for info in missing {
@@ -183,19 +162,13 @@ impl Survey {
                 .map_or(&[][..], Vec::as_slice);
             // The only tree of its size, or of all for the only device, is no guess; what
             // it once had is one.
-            let (root, source) = match (exact, told.get(&info.id)) {
-                ([only], _) => (*only, TreeSource::Found),
-                _ if alone => (trees[0].0, TreeSource::Found),
-                (several, Some(said)) => match several.iter().find(|root| said.contains(root)) {
-                    Some(root) => (*root, TreeSource::Older),
-                    None => continue,
-                },
+            let (root, source) = match (exact, told.get(&info.id), trees.keys().next()) {
+                ([only], ..) => (*only, TreeSource::Found),
+                (_, _, Some(only)) if alone => (*only, TreeSource::Found),
+                (_, Some(said), _) => (*said, TreeSource::Older),
                 _ => continue,
             };
-            let room = trees
-                .iter()
-                .find(|tree| tree.0 == root)
-                .map_or(0, |tree| tree.2);
+            let room = trees.get(&root).map_or(0, |tree| tree.missing);
             let uses = used.entry(root).or_default();
             if *uses < room {
                 *uses += 1;
@@ -204,6 +177,63 @@ impl Survey {
         }
         loose.retain(|each| !used.contains_key(&each.node.block));
         Ok(())
+    }
+
+    /// Loose nodes that may be roots of devices.
+    fn loose_trees(&self, loose: &[Loose], task: &Task<'_>) -> Result<FxHashMap<u32, LooseTree>> {
+        let reader = Reader::new(&*self.device, false);
+        let mut ours: Vec<&Loose> = loose
+            .iter()
+            .filter(|each| matches!(each.kind, Shape::Mappings | Shape::Top))
+            .collect();
+        ours.sort_unstable_by_key(|each| each.node.block);
+        let roots: Vec<u32> = ours.iter().map(|each| each.node.block).collect();
+        let mut counts = Met::new(self.basis.limit).counts;
+        let mut forest = Forest::walk(&reader, task, &roots, self.limits, &mut counts, None)?;
+        forest.resolve(&reader, task)?;
+        let tree = |each: &&Loose| {
+            let entries = forest.summary(each.node.block)?.entries.into();
+            let missing = each.missing;
+            Some((each.node.block, LooseTree { entries, missing }))
+        };
+        Ok(ours.iter().filter_map(tree).collect())
+    }
+
+    /// What older top levels say: a tree of the right size for each device. The one that is
+    /// right about most devices is believed first, as it is the latest.
+    fn told(
+        &mut self,
+        missing: &[DeviceInfo],
+        trees: &FxHashMap<u32, LooseTree>,
+        task: &Task<'_>,
+    ) -> Result<FxHashMap<u64, u32>> {
+        let limit = self.basis.limit;
+        let device = Arc::clone(&self.device);
+        let reader = Reader::new(&*device, false);
+        let mapped: FxHashMap<u64, u64> = missing
+            .iter()
+            .map(|info| (info.id, info.mapped_blocks))
+            .collect();
+        let mut best = Best::new();
+        for node in &self.scan(task)?.nodes {
+            if node.shape != Shape::Top {
+                continue;
+            }
+            let found = Trees::read(&reader, (node.block.into(), 0), &mut Met::new(limit), task)?;
+            let mut right = found.roots;
+            right.retain(|(id, root)| {
+                let tree = trees.get(root).map(|tree| tree.entries);
+                tree.is_some() && tree == mapped.get(id).copied()
+            });
+            if !right.is_empty() {
+                best.offer((right.len(), node.block), right.len(), right);
+            }
+        }
+        let mut told = FxHashMap::default();
+        for (id, root) in best.descending().into_iter().flatten() {
+            told.entry(id).or_insert(root);
+        }
+        Ok(told)
     }
 
     /// Lost details as they were once, but for the number of mappings.
@@ -245,10 +275,11 @@ impl Survey {
         Ok(())
     }
 
-    /// Devices of the most plausible older roots.
+    /// Devices of the most plausible older roots, with the details that there still are.
     fn take_older(
         &mut self,
         wanted: &mut Vec<Wanted>,
+        live: &[DeviceInfo],
         which: impl Fn(u64) -> bool,
         task: &Task<'_>,
     ) -> Result<()> {
@@ -258,6 +289,8 @@ impl Survey {
         };
         for (info, (id, root)) in older.details.iter().zip(&older.roots) {
             if which(*id) {
+                let now = live.binary_search_by_key(id, |info| info.id).ok();
+                let info = now.and_then(|index| live.get(index)).unwrap_or(info);
                 wanted.push(Wanted {
                     info: *info,
                     recorded: Some(info.mapped_blocks),
