@@ -7,28 +7,30 @@ use rustc_hash::FxHashSet;
 use super::Repair;
 use super::basis::BasisSource;
 use super::graft::Loose;
-use super::leaves::{Doubtful, blocks, runs};
-use super::outlook::{DeviceOutlook, Outlook};
+use super::leaves::{Doubtful, blocks, has_late, runs};
+use super::outlook::{DeviceOutlook, Outlook, TreeSource};
 use super::patch::{Patcher, Patches, of_gap};
 use super::plan::{Found, Survey, Wanted};
 use super::trees::Trees;
 use super::walk::{Gap, Grafts, Step, Walker};
 use crate::error::Result;
 use crate::task::Task;
-use crate::thin::DeviceInfo;
+use crate::thin::{DeviceInfo, MAX_TIME};
 use crate::tools::dump::nodes::NodeReader;
 use crate::walk::{BlockSet, Counts, Forest, Reader};
 
 impl Survey {
-    /// Mappings of lost nodes, from older trees.
+    /// Mappings of lost nodes, from older trees, and devices that took some which
+    /// somebody else may have.
     pub(super) fn patches(
         &mut self,
         forest: &Forest,
         grafts: &Grafts,
         wanted: &[Wanted],
         held: &Trees,
+        nodes_met: &Counts,
         task: &Task<'_>,
-    ) -> Result<Patches> {
+    ) -> Result<(Patches, FxHashSet<u64>)> {
         let device = Arc::clone(&self.device);
         let limit = self.basis.limit;
         let mut gaps: Vec<(u64, Gap)> = Vec::new();
@@ -47,7 +49,7 @@ impl Survey {
         }
         // Without a superblock the trees are older ones already.
         if gaps.is_empty() || self.basis.roots.is_none() {
-            return Ok(Patches::default());
+            return Ok(Default::default());
         }
         self.look_for_older(task)?;
         // Each leaf counts once, those of the metadata snapshot, too.
@@ -67,12 +69,15 @@ impl Survey {
             limits: self.limits,
             space: self.basis.data_space,
             met: data,
+            node_space: self.basis.metadata_space,
+            nodes_met,
             patches: Patches::default(),
+            unproven: FxHashSet::default(),
         };
         for older in self.older.iter().flatten() {
             patcher.fill(&gaps, older, task)?;
         }
-        Ok(patcher.patches)
+        Ok((patcher.patches, patcher.unproven))
     }
 
     /// Walks all devices: what is kept of each.
@@ -88,8 +93,20 @@ impl Survey {
             forest,
             grafts,
             patches,
+            unproven,
         } = found;
         let doubtful = Doubtful::of(&forest);
+        let known: FxHashSet<u64> = live.details.iter().map(|info| info.id).collect();
+        let is_current = self.basis.source == BasisSource::Superblock;
+        // What may be somebody else's, and is no state of the pool as a whole.
+        let is_guess = |each: &Wanted| {
+            let id = each.info.id;
+            let guessed = each.source == TreeSource::Older && known.contains(&id);
+            is_current && (guessed || unproven.contains(&id))
+        };
+        if wanted.iter().any(is_guess) {
+            self.basis.time = self.basis.time.saturating_add(1).min(MAX_TIME);
+        }
         let limit = self.basis.limit;
         let (mut seen, mut again) = (BlockSet::new(limit), BlockSet::new(limit));
         let mut joint = Vec::new();
@@ -112,7 +129,12 @@ impl Survey {
                 lost: Vec::new(),
                 lost_ranges: 0,
             };
+            if is_guess(each) {
+                // All of it looks shared: the kernel copies before it writes there.
+                outlook.info.snapshotted_time = self.basis.time;
+            }
             let mut between = Vec::new();
+            let mut has_late_ones = false;
             let mut visit = |step| {
                 match step {
                     Step::Lost(gap) => {
@@ -129,6 +151,11 @@ impl Survey {
                         if !seen.insert(leaf.block.into()) && again.insert(leaf.block.into()) {
                             joint.push(leaf.block);
                         }
+                        if !is_current {
+                            // Nobody else tells what the clock was.
+                            let scanned = self.scan.as_ref().and_then(|scan| scan.get(leaf.block));
+                            latest = latest.max(scanned.map_or(0, |leaf| leaf.time));
+                        }
                         let summary = forest.summary(leaf.block);
                         let entries = summary.map(|summary| u64::from(summary.entries));
                         let kept = match entries {
@@ -138,6 +165,7 @@ impl Survey {
                                 let node = leaf.parse(&block)?;
                                 let kept = blocks(&runs(&node, self.limits)?);
                                 outlook.impossible_blocks += node.keys().len() as u64 - kept;
+                                has_late_ones |= has_late(&node, self.limits)?;
                                 kept
                             }
                         };
@@ -157,9 +185,11 @@ impl Survey {
             {
                 between.iter().for_each(|gap| outlook.lose(gap));
             }
-            latest = latest
-                .max(each.info.creation_time)
-                .max(each.info.snapshotted_time);
+            if has_late_ones {
+                outlook.info.snapshotted_time = outlook.info.snapshotted_time.max(1);
+                self.basis.time = self.basis.time.max(1);
+            }
+            latest = latest.max(each.info.latest_time());
             devices.push(outlook);
         }
         if self.basis.source != BasisSource::Superblock {

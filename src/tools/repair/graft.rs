@@ -127,17 +127,22 @@ pub(super) fn kind(
 }
 
 /// Puts loose nodes where lost ones were. What was not placed stays in `loose`.
-pub(super) fn place(gaps: &[Gap], loose: &mut Vec<Loose>) -> Grafts {
+pub(super) fn place(mut gaps: Vec<Gap>, loose: &mut Vec<Loose>, task: &Task<'_>) -> Result<Grafts> {
+    gaps.sort_unstable_by_key(|gap| (gap.low, gap.block));
     let mut grafts: FxHashMap<u32, Vec<Loose>> = FxHashMap::default();
     let mut unplaced = Vec::new();
     for each in loose.drain(..) {
+        task.step(0, 0)?;
+        let below = gaps.partition_point(|gap| gap.low <= each.node.first);
         let fits = |gap: &&Gap| {
-            gap.low <= each.node.first
-                && gap.high.is_none_or(|high| each.node.last < high)
+            gap.high.is_none_or(|high| each.node.last < high)
                 && gap.height.is_none_or(|height| height == each.height + 1)
         };
         let is_ours = matches!(each.kind, Shape::Mappings | Shape::Top);
-        let fitting: Vec<u32> = gaps.iter().filter(fits).map(|gap| gap.block).collect();
+        // One more than there are references is as good as many more.
+        let most = usize::try_from(each.missing).map_or(usize::MAX, |most| most + 1);
+        let fitting = gaps[..below].iter().filter(fits).take(most);
+        let fitting: Vec<u32> = fitting.map(|gap| gap.block).collect();
         if is_ours && !fitting.is_empty() && fitting.len() as u64 <= u64::from(each.missing) {
             for block in fitting {
                 grafts.entry(block).or_default().push(each);
@@ -165,5 +170,5 @@ pub(super) fn place(gaps: &[Gap], loose: &mut Vec<Loose>) -> Grafts {
         }
     }
     *loose = unplaced;
-    placed
+    Ok(placed)
 }

@@ -31,8 +31,9 @@ impl Doubtful {
     }
 }
 
-/// The mappings of a leaf that can be. One that is later than the pool's clock gets the
-/// clock's time, which makes it look shared: the kernel copies what is.
+/// The mappings of a leaf that can be. One that is later than the pool's clock is as old as
+/// can be: in a device that has had a snapshot it looks shared, and the kernel copies before
+/// it writes there.
 pub(super) fn runs(node: &Node<'_>, limits: ForestLimits) -> Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
     for (key, value) in node.keys().iter().zip(node.values::<U64>()?) {
@@ -40,13 +41,23 @@ pub(super) fn runs(node: &Node<'_>, limits: ForestLimits) -> Result<Vec<Run>> {
         if key.get() >= limits.virtual_blocks || value.data_block() >= limits.data_blocks {
             continue;
         }
-        let time = value.time().min(limits.time);
+        let time = if value.time() > limits.time {
+            0
+        } else {
+            value.time()
+        };
         let next = Run::single(key.get(), MappingValue::new(value.data_block(), time).0);
         if !runs.last_mut().is_some_and(|last| last.join(&next)) {
             runs.push(next);
         }
     }
     Ok(runs)
+}
+
+/// Whether some mappings of a leaf are later than the pool's clock.
+pub(super) fn has_late(node: &Node<'_>, limits: ForestLimits) -> Result<bool> {
+    let mut values = node.values::<U64>()?.iter();
+    Ok(values.any(|value| MappingValue(value.get()).time() > limits.time))
 }
 
 /// Blocks of runs.

@@ -52,8 +52,8 @@ pub struct DeviceOutlook {
     pub recorded_blocks: Option<u64>,
     /// Of the kept mappings, those found under lost nodes.
     pub found_blocks: u64,
-    /// Of the kept mappings, those of lost nodes that an older tree has, and whose data
-    /// nobody else accounts for.
+    /// Of the kept mappings, those of lost nodes that an older tree has: what was met does
+    /// not account for their data, or for the leaf that they are in.
     pub older_blocks: u64,
     /// Mappings in sound leaves that cannot be: past the end of the data, say.
     pub impossible_blocks: u64,

@@ -1,15 +1,17 @@
 //! What was in a lost leaf, from the pool as it was.
 //!
-//! An older tree of the device may still have a leaf for those keys. A mapping in it is
-//! taken if it must be somebody's: its data block has more references than were met, by
-//! the data's space map, so that the mapping was neither removed nor its block used again
-//! by anything that can be read. Where that map cannot be read, there is nothing to say.
+//! An older tree of the device may still have a leaf for those keys. If that very leaf is
+//! still in use elsewhere and something refers to it that was not met, that may be the lost
+//! node, and all of it is taken. Otherwise a mapping in it is taken if it must be somebody's:
+//! its data block has more references than were met, by the data's space map, so that the
+//! mapping was neither removed nor its block used again by anything that can be read. Where
+//! that map cannot be read, there is nothing to say, and the device is to write elsewhere.
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::leaves::runs;
+use super::leaves::{has_late, runs};
 use super::trees::Trees;
 use super::walk::{Gap, Grafts, Step, Walker};
 use crate::block::BlockManager;
@@ -20,7 +22,7 @@ use crate::space::SpaceMap;
 use crate::task::Task;
 use crate::thin::Run;
 use crate::tools::dump::nodes::NodeReader;
-use crate::walk::{Counts, Forest, ForestLimits};
+use crate::walk::{Counts, Forest, ForestLimits, State};
 
 /// Memory for the space map's nodes.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -35,9 +37,15 @@ pub(super) struct Patcher<'p> {
     pub limits: ForestLimits,
     /// The data's space map, if it is known where that is.
     pub space: Option<SpaceMapRoot>,
-    /// References that were met.
+    /// References to data that were met.
     pub met: Counts,
+    /// The metadata's space map.
+    pub node_space: Option<SpaceMapRoot>,
+    /// References to nodes that were met.
+    pub nodes_met: &'p Counts,
     pub patches: Patches,
+    /// Devices that took what somebody else may have.
+    pub unproven: FxHashSet<u64>,
 }
 
 impl Patcher<'_> {
@@ -45,6 +53,9 @@ impl Patcher<'_> {
     pub fn fill(&mut self, gaps: &[(u64, Gap)], older: &Trees, task: &Task<'_>) -> Result<()> {
         let blocks = BlockManager::new(Arc::clone(self.device), CACHE_BYTES);
         let map = self.space.map(|root| DiskSpaceMap::data(&blocks, root));
+        let node_map = self
+            .node_space
+            .map(|root| DiskSpaceMap::metadata(&blocks, root));
         let none = Grafts::default();
         for (device, gap) in gaps.iter().filter(|gap| gap.1.block != 0) {
             task.step(0, 0)?;
@@ -62,24 +73,40 @@ impl Patcher<'_> {
                     return Ok(());
                 };
                 let block = reader.read_one(leaf.block)?;
-                for run in runs(&leaf.parse(&block)?, self.limits)? {
+                let node = leaf.parse(&block)?;
+                if has_late(&node, self.limits)? {
+                    return Ok(());
+                }
+                let node_count = || node_map.as_ref()?.get_count(leaf.block.into()).ok();
+                let hangs_there = self
+                    .forest
+                    .summary(leaf.block)
+                    .is_some_and(|summary| summary.state == State::Sound)
+                    && node_count()
+                        .is_none_or(|count| count > self.nodes_met.get(leaf.block.into()));
+                for run in runs(&node, self.limits)? {
                     for at in 0..run.length_blocks {
                         let (key, data) = (run.virtual_begin + at, run.data_begin + at);
                         let inside = gap.low <= key && gap.high.is_none_or(|high| key < high);
                         if !inside || has(&known, key) {
                             continue;
                         }
-                        let met = self.met.get(data);
-                        let count = map.as_ref().and_then(|map| map.get_count(data).ok());
-                        if count.is_none_or(|count| count > met) {
+                        // A leaf that is shared has one reference to it for all.
+                        if !hangs_there {
+                            let count = map.as_ref().and_then(|map| map.get_count(data).ok());
+                            match count {
+                                None => _ = self.unproven.insert(*device),
+                                Some(count) if count <= self.met.get(data) => continue,
+                                Some(_) => {}
+                            }
                             self.met.add(data);
-                            taken.push(Run {
-                                virtual_begin: key,
-                                data_begin: data,
-                                length_blocks: 1,
-                                ..run
-                            });
                         }
+                        taken.push(Run {
+                            virtual_begin: key,
+                            data_begin: data,
+                            length_blocks: 1,
+                            ..run
+                        });
                     }
                 }
                 Ok(())

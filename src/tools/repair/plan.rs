@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::RepairOptions;
 use super::basis::{Basis, BasisSource};
@@ -81,6 +81,8 @@ pub(super) struct Found {
     pub forest: Forest,
     pub grafts: Grafts,
     pub patches: Patches,
+    /// Devices that took what somebody else may have.
+    pub unproven: FxHashSet<u64>,
 }
 
 pub(super) struct Survey {
@@ -187,7 +189,7 @@ impl Survey {
             let scan = self.scan.get_or_insert_default();
             loose = loose_nodes(&device, scan, space.as_ref(), &mut met, &reached, task)?;
             self.find_tops(&mut live, &mut loose, task)?;
-            grafts = place(&gaps, &mut loose);
+            grafts = place(gaps, &mut loose, task)?;
         }
         let wanted = self.wanted(&live, &mut loose, task)?;
         // What was found is verified as the rest was.
@@ -201,11 +203,13 @@ impl Survey {
             forest = Forest::walk(&reader, task, &more, self.limits, &mut counts, None)?;
             forest.resolve(&reader, task)?;
         }
-        let patches = self.patches(&forest, &grafts, &wanted, &held, task)?;
+        let (patches, unproven) =
+            self.patches(&forest, &grafts, &wanted, &held, &met.counts, task)?;
         let found = Found {
             forest,
             grafts,
             patches,
+            unproven,
         };
         self.finish(found, wanted, &live, loose, task)
     }
