@@ -58,8 +58,8 @@ class DeviceRepair:
             ``"older"``, from the pool as it was: something may have changed since.
         kept_blocks: Mappings that it will have.
         found_blocks: Of these, how many hung under lost nodes.
-        older_blocks: Of these, how many of lost nodes are from an earlier time, and their
-            data nobody else accounts for.
+        older_blocks: Of these, how many of lost nodes are from an earlier time: what was
+            met does not account for their data, or for the leaf that they are in.
         impossible_blocks: Mappings that are left out: past the end of the data, say.
         recorded_blocks: Mappings that its details speak of; ``None`` where these are lost,
             and are put together from what is known.
@@ -107,7 +107,7 @@ class RootCandidate:
             use, where it can be read: the pool has changed the others since.
         mapped_blocks: Mappings of those that can be read.
         transaction_id: The highest one that a device was made in.
-        time: The latest time that the details speak of.
+        time: The latest time that the details speak of, or that a mapping was made at.
     """
 
     mapping_root: int
