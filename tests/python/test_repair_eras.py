@@ -40,11 +40,19 @@ def fill(device: int, begin: int, end: int) -> Change:
 
 
 def create(*devices: int) -> Change:
-    return lambda txn: [txn.create_thin(device) for device in devices]
+    def change(txn: thinmeta.PoolTransaction) -> None:
+        for device in devices:
+            txn.create_thin(device)
+
+    return change
 
 
 def delete(*devices: int) -> Change:
-    return lambda txn: [txn.delete(device) for device in devices]
+    def change(txn: thinmeta.PoolTransaction) -> None:
+        for device in devices:
+            txn.delete(device)
+
+    return change
 
 
 def snapshot(device: int, origin: int) -> Change:
