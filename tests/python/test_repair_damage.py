@@ -19,7 +19,7 @@ from test_repair import model_of, repaired
 
 #: Of each image.
 DAMAGES = 15
-IMAGES = ("crashed", "deleted", "discards", "kernel-6.12", "metadata-snap", "restored-0.9.0")
+IMAGES = ("crashed", "deleted", "discards", "metadata-snap", "restored-0.9.0")
 
 
 def repaired_model(damaged: bytes, folder: Path, **options: Any) -> PoolModel | None:
