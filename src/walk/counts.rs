@@ -4,6 +4,7 @@
 //! region that nobody counted in takes no memory. How threads count together is
 //! in [`super::scatter`].
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Blocks of one region; an offset in it is a `u16`.
@@ -169,7 +170,10 @@ impl Counts {
         let regions = self.regions.into_iter();
         let inner =
             |region: Mutex<Region>| region.into_inner().unwrap_or_else(PoisonError::into_inner);
-        FrozenCounts(regions.map(inner).collect())
+        FrozenCounts {
+            nr_blocks: self.nr_blocks,
+            regions: regions.map(inner).collect(),
+        }
     }
 
     /// Regions there are.
@@ -190,14 +194,23 @@ impl Counts {
 
 /// Counts that change no more.
 #[derive(Debug)]
-pub struct FrozenCounts(Vec<Region>);
+pub struct FrozenCounts {
+    nr_blocks: u64,
+    regions: Vec<Region>,
+}
 
 impl FrozenCounts {
+    /// Blocks that are counted.
+    #[must_use]
+    pub fn nr_blocks(&self) -> u64 {
+        self.nr_blocks
+    }
+
     /// Whether no block has more than one reference.
     #[must_use]
     pub fn at_most_one(&self) -> bool {
         // No early exit within a region, so that it runs at the speed of memory.
-        self.0.iter().all(|region| match region {
+        self.regions.iter().all(|region| match region {
             Region::Empty => true,
             Region::Bytes(counts) => counts.iter().fold(true, |one, count| one & (*count <= 1)),
             // Only what passed 255 is wide.
@@ -209,9 +222,46 @@ impl FrozenCounts {
     #[must_use]
     pub fn get(&self, block: u64) -> u32 {
         let (region, offset) = place(block);
-        self.0
+        self.regions
             .get(region)
             .map_or(0, |region| region.get(offset.into()))
+    }
+
+    /// Blocks that have a reference, those of `within` alone, as ranges that do not
+    /// touch. A region without any costs nothing.
+    pub fn used(&self, within: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        let mut at = within.start;
+        std::iter::from_fn(move || {
+            let begin = self.find(at..within.end, true)?;
+            at = self.find(begin..within.end, false).unwrap_or(within.end);
+            Some(begin..at)
+        })
+    }
+
+    /// The first block of a range that is used, or that is not.
+    fn find(&self, within: Range<u64>, used: bool) -> Option<u64> {
+        let mut at = within.start;
+        while at < within.end {
+            let (region, offset) = place(at);
+            let end = within.end.min((at | (REGION_BLOCKS as u64 - 1)) + 1);
+            match self.regions.get(region) {
+                None | Some(Region::Empty) if used => at = end,
+                None | Some(Region::Empty) => return Some(at),
+                Some(region) => {
+                    let mut offset = usize::from(offset);
+                    while at < end && (region.get(offset) != 0) != used {
+                        (at, offset) = (at + 1, offset + 1);
+                    }
+                    if at < end {
+                        return Some(at);
+                    }
+                }
+            }
+            if used && region >= self.regions.len() {
+                return None;
+            }
+        }
+        None
     }
 }
 
@@ -225,6 +275,23 @@ pub(super) fn place(block: u64) -> (usize, u16) {
 mod tests {
     use super::*;
     use crate::walk::Crew;
+
+    #[test]
+    fn used_blocks_are_found_as_ranges_across_regions() {
+        let mut counts = Counts::new(400_000);
+        let ranges = [0..3, 65_530..65_545, 131_071..131_072, 262_144..262_146];
+        for block in ranges.iter().cloned().flatten() {
+            counts.add(block);
+        }
+        (0..300).for_each(|_| counts.add(1)); // a wide region
+        let counts = counts.freeze();
+        assert!(counts.used(0..400_000).eq(ranges.clone()));
+        assert!(counts.used(0..u64::MAX).eq(ranges));
+        let part: Vec<_> = counts.used(2..65_540).collect();
+        assert_eq!(part, [2..3, 65_530..65_540]);
+        assert_eq!(counts.used(3..65_530).count(), 0);
+        assert!(Counts::new(0).freeze().used(0..9).next().is_none());
+    }
 
     #[test]
     fn counts_widen_where_they_have_to_and_are_exact() {
