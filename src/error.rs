@@ -291,7 +291,10 @@ impl fmt::Display for Error {
             Self::NoSuchDevice(id) => write!(f, "no thin device {id}"),
             Self::DeviceExists(id) => write!(f, "there is a thin device {id} already"),
             Self::MetadataSnapshotHeld(block) => {
-                write!(f, "a metadata snapshot is held already, in block {block}")
+                write!(
+                    f,
+                    "a metadata snapshot is held already, in block {block}: release it first"
+                )
             }
             Self::StaleTransaction { found, expected } => {
                 write!(f, "the transaction id is {found}, not {expected}")

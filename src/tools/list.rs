@@ -123,7 +123,7 @@ fn count_blocks(pool: &Arc<Pool>, task: &Task<'_>) -> Result<Vec<Exclusive>> {
 }
 
 /// Both trees have to know the same devices.
-fn refuse_lone_devices(pool: &Arc<Pool>, roots: &[(u64, u64)]) -> Result<()> {
+pub(super) fn refuse_lone_devices(pool: &Arc<Pool>, roots: &[(u64, u64)]) -> Result<()> {
     let devices = pool.devices()?;
     let details = devices.iter().map(|device| device.id);
     if details.clone().eq(roots.iter().map(|root| root.0)) {

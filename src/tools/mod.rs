@@ -1,7 +1,8 @@
 //! Layer 9: the commands: values in, reports out.
 //!
 //! Promises: nothing here prints, and nothing here writes to a pool, but for the flag
-//! that [`check::check_and_clear`] clears; [`restore`] makes new ones. Long calls
+//! that [`check::check_and_clear`] clears; [`restore`], [`merge`] and
+//! [`shrink`] make new ones, and the last of them copies data to where it is free. Long calls
 //! take a [`Task`](crate::task::Task) that watches and stops them.
 //! May use: layers 0 to 8.
 
@@ -12,6 +13,9 @@ pub mod delta;
 pub mod dump;
 pub mod extract;
 pub mod list;
+pub mod merge;
 pub mod repair;
 pub mod restore;
+mod retell;
 pub mod rmap;
+pub mod shrink;
