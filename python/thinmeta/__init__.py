@@ -62,10 +62,12 @@ if TYPE_CHECKING:
     )
     from thinmeta.live import LivePool, LiveStatus, LiveVolume, live_pool
     from thinmeta.mappings import BlockMappings, Mappings
+    from thinmeta.merging.snapshot import MergePlan, merge, plan_merge
     from thinmeta.pool import Pool, open_pool
     from thinmeta.repairing import RepairPlan, plan_repair, repair
     from thinmeta.restoring import restore
     from thinmeta.rmap import ReverseMap
+    from thinmeta.shrinking import ShrinkPlan, Shrunk, plan_shrink, shrink
     from thinmeta.tools import check, dump
     from thinmeta.transaction import PoolTransaction
     from thinmeta.types import (
@@ -105,6 +107,7 @@ __all__ = [
     "LiveVolume",
     "ManagedByLvmError",
     "Mappings",
+    "MergePlan",
     "MetadataSnapshotHeldError",
     "NewPool",
     "NoMetadataSnapshotError",
@@ -127,6 +130,8 @@ __all__ = [
     "ReverseMap",
     "ReverseRun",
     "Run",
+    "ShrinkPlan",
+    "Shrunk",
     "SpaceMapRoot",
     "SpaceUsage",
     "StaleTransactionError",
@@ -147,10 +152,14 @@ __all__ = [
     "dump",
     "errors",
     "live_pool",
+    "merge",
     "open_pool",
+    "plan_merge",
     "plan_repair",
+    "plan_shrink",
     "repair",
     "restore",
+    "shrink",
 ]
 
 if not TYPE_CHECKING:  # a checker must still refuse names that are not there
@@ -160,11 +169,13 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "delta": "Delta",
         "live": "LivePool LiveStatus LiveVolume live_pool",
         "mappings": "BlockMappings Mappings",
+        "merging.snapshot": "MergePlan merge plan_merge",
         "devices": "Devices ThinDevice",
         "pool": "Pool open_pool",
         "repairing": "RepairPlan plan_repair repair",
         "restoring": "restore",
         "rmap": "ReverseMap",
+        "shrinking": "ShrinkPlan Shrunk plan_shrink shrink",
         "tools": "check dump",
         "transaction": "PoolTransaction",
         "types": (

@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod handle;
 mod mappings;
+mod merge;
 mod new_metadata;
 mod opened_volume;
 mod origin;
@@ -25,6 +26,7 @@ mod pool;
 mod pool_transaction;
 mod repair;
 mod rmap;
+mod shrink;
 mod thin_device;
 mod volume;
 mod writable_volume;
@@ -57,6 +59,8 @@ mod _core {
     #[pymodule_export]
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};
     #[pymodule_export]
+    use super::merge::Merge;
+    #[pymodule_export]
     use super::new_metadata::{MetadataTarget, restore};
     #[pymodule_export]
     use super::pack::{BlockIndex, PackBuilder, PackTable, Packed, Wanted};
@@ -68,6 +72,8 @@ mod _core {
     use super::repair::Repair;
     #[pymodule_export]
     use super::rmap::ReverseMap;
+    #[pymodule_export]
+    use super::shrink::Shrink;
     #[pymodule_export]
     use super::thin_device::ThinDevice;
     #[pymodule_export]

@@ -105,6 +105,25 @@ class Delta:
     def __arrow_c_schema__(self) -> object: ...
 
 @final
+class Merge:
+    """A merge that is planned; the input is claimed until this is dropped."""
+
+    def __new__(
+        cls,
+        path: _Path,
+        *,
+        origin_id: int,
+        snapshot_id: int,
+        keep_snapshot: bool = False,
+        overlay: bool = False,
+        progress: _Progress | None = None,
+    ) -> Self: ...
+    def outlook(self) -> dict[str, int]: ...
+    def build(
+        self, out_fd: int, out_name: _Path, *, grows: bool, progress: _Progress | None = None
+    ) -> dict[str, int]: ...
+
+@final
 class Repair:
     """A repair that is planned; the input is claimed until this is dropped."""
 
@@ -135,6 +154,28 @@ class ReverseMap:
     def write(self, out: int | _Writer, *, progress: _Progress | None = None) -> None: ...
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
     def __arrow_c_schema__(self) -> object: ...
+
+@final
+class Shrink:
+    """A shrink that is planned; the input is claimed until this is dropped."""
+
+    def __new__(
+        cls,
+        path: _Path,
+        *,
+        data_blocks: int | None = None,
+        ignore_marks: bool = False,
+        progress: _Progress | None = None,
+    ) -> Self: ...
+    def outlook(self) -> dict[str, Any]: ...
+    def digest(self) -> str: ...
+    def build(
+        self, out_fd: int, out_name: _Path, *, grows: bool, progress: _Progress | None = None
+    ) -> dict[str, int]: ...
+    def open_data(self, path: _Path) -> None: ...
+    def copy(self, begin: int, end: int, *, progress: _Progress | None = None) -> None: ...
+    def is_copied(self, begin: int, end: int, *, progress: _Progress | None = None) -> bool: ...
+    def close(self) -> None: ...
 
 @final
 class WritableVolume:

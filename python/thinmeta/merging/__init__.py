@@ -1,0 +1,1 @@
+"""What a volume has, put back into what it was made of."""

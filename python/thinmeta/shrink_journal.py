@@ -1,0 +1,118 @@
+"""How far a shrink has come: a small file beside its output, replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from contextlib import suppress
+
+from thinmeta._core import crc32c
+from thinmeta.errors import UsageError
+
+__all__ = ["ShrinkJournal"]
+
+KIND = "thinmeta-shrink"
+VERSION = 1
+_MAX_BYTES = 1 << 16
+
+
+class ShrinkJournal:
+    """The file.
+
+    Args:
+        out: Where the new metadata go. The journal of a file is beside it; that of a block
+            device, beside which nothing can be, in the folder for the state of devices.
+        plan: By what the pool as it is and what moves where are known; notes of any other
+            work count for nothing.
+    """
+
+    def __init__(self, out: str, plan: str) -> None:
+        self.path, self._plan = _path(out), plan
+
+    def load(self) -> int:
+        """How many moved blocks are copied and durable.
+
+        Raises:
+            UsageError: Something else has its name.
+            OSError: It cannot be read.
+        """
+        try:
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+            descriptor = os.open(self.path, flags)
+        except FileNotFoundError:
+            return 0
+        with open(descriptor, "rb") as file:
+            text = file.read(_MAX_BYTES)
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict) or value.get(KIND) != VERSION:
+            raise UsageError(
+                f"{self.path} is not what a shrink notes down, and is in the way: move it"
+            )
+        plan, copied = value.get("plan"), value.get("copied_blocks")
+        if plan != self._plan or type(copied) is not int or copied < 0:
+            return 0
+        return copied if value.get("crc32c") == _checksum(plan, copied) else 0
+
+    def note(self, copied_blocks: int) -> None:
+        """Say durably how many moved blocks are copied and durable.
+
+        Raises:
+            OSError: It cannot be written; it says what it said before.
+        """
+        value = {
+            KIND: VERSION,
+            "crc32c": _checksum(self._plan, copied_blocks),
+            "plan": self._plan,
+            "copied_blocks": copied_blocks,
+        }
+        new = f"{self.path}.new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            with open(os.open(new, flags, 0o644), "wb") as file:
+                file.write(json.dumps(value, indent=1).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, self.path)
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(new)
+            error.filename, error.filename2 = self.path, None
+            raise
+        self._sync_folder()
+
+    def remove(self) -> None:
+        """Take it away: the work is done."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+            self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        folder = os.open(
+            os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        )
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _checksum(plan: str, copied_blocks: int) -> str:
+    return f"{crc32c(f'{plan} {copied_blocks}'.encode()):08x}"
+
+
+def _path(out: str) -> str:
+    try:
+        found = os.stat(out)
+    except FileNotFoundError:
+        found = None
+    if found is None or not stat.S_ISBLK(found.st_mode):
+        return f"{os.path.realpath(out)}.shrink"
+    from thinmeta.stream.sidecar import state_folder
+    from thinmeta.stream.targets.device import device_key
+
+    key = device_key(f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}")
+    return os.path.join(state_folder(), f"{key}.shrink")
