@@ -46,6 +46,8 @@ COMMANDS = (
     "restore",
     "repair",
     "size",
+    "shrink",
+    "merge",
     "install-links",
 )
 

@@ -27,6 +27,8 @@ Copies of volumes, and what has changed in them
 Metadata made anew, in another place than the old ones
   restore  make a pool's metadata from XML
   repair   make them from what can be read of damaged ones
+  shrink   make a pool fit on a shorter data device, moving what lies past its end
+  merge    give an origin the content of its snapshot
 
 Pools in use
   live     status, snapshots of volumes, and the metadata snapshot
@@ -44,7 +46,8 @@ Commands that change a pool, each in one transaction: all of it happens, or noth
 
 Under the names of others
   thin_check thin_delta thin_dump thin_ls thin_metadata_size thin_repair thin_restore
-  thin_rmap      do what these programs of thin-provisioning-tools do, whose options they
+  thin_rmap thin_shrink
+                 do what these programs of thin-provisioning-tools do, whose options they
                  take; LVM may call them (docs/lvm.md)
   install-links  make links of these names
 

@@ -25,6 +25,7 @@ NAMES = (
     "thin_repair",
     "thin_restore",
     "thin_rmap",
+    "thin_shrink",
 )
 #: Whose bytes are printed: who asks for a version wants to know what to expect.
 PEER_VERSION = "1.1.0"

@@ -1,0 +1,130 @@
+"""``thinmeta merge``: a snapshot's content for its origin."""
+
+from __future__ import annotations
+
+from thinmeta.cli.options import Option, device_number, parse, size
+from thinmeta.cli.output import write_text
+from thinmeta.cli.progress import progress
+from thinmeta.cli.restore import print_new_pool
+from thinmeta.cli.signals import raise_on_termination
+from thinmeta.errors import UsageError
+from thinmeta.merging.snapshot import merge, plan_merge
+from thinmeta.report import count, human_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from thinmeta.merging.snapshot import MergePlan
+
+HELP = """\
+Usage: thinmeta merge META --origin ID --snapshot ID -o NEW_META [--json] [OPTION]...
+       thinmeta merge META --origin ID --snapshot ID --plan [--json] [OPTION]...
+
+Makes new metadata for the pool of META, which nobody uses, in which the origin has the
+content of its snapshot, and the snapshot is not there any more. Whoever reads the origin
+then reads what the snapshot read, what was discarded in it included. All other devices
+stay as they are, and no data are copied. META is not written.
+
+Options
+      --origin ID        the thin device that is changed; it keeps its id
+      --snapshot ID      the one whose content it takes over
+  -o, --output NEW_META  where to write: a file, or a block device that nobody uses and
+                         that is not META; what is there is replaced, whole or not at all
+      --size BYTES       how large a file is to be, also as 64M; without it as large as
+                         the one that is there, or twice what is in use in a new one
+      --keep-snapshot    leave the snapshot as it is, too
+      --overlay          keep what only the origin maps. That is for a device that has the
+                         other one as its external origin: what it does not map reads as
+                         that one. A snapshot in the pool is a volume of its own, whose
+                         holes read as zeros, and are holes of the origin afterwards.
+  -n, --plan, --dry-run  say what would change, and do nothing
+      --json             print JSON
+  -h, --help             print this
+
+Examples
+  thinmeta merge pool_tmeta.img --origin 1 --snapshot 4 --plan
+  thinmeta merge pool_tmeta.img --origin 1 --snapshot 4 -o new_tmeta.img
+"""
+
+OPTIONS = (
+    Option("origin", takes="a word"),
+    Option("snapshot", takes="a word"),
+    Option("output", "o", takes="a word"),
+    Option("size", takes="a word"),
+    Option("keep-snapshot"),
+    Option("overlay"),
+    Option("plan"),
+    Option("dry-run", "n"),
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command on its words and return its exit status."""
+    parsed = parse("merge", arguments, OPTIONS, ("META",))
+    if parsed.has("help"):
+        write_text(HELP)
+        return 0
+    if parsed.has("metadata-snapshot"):
+        raise UsageError("merge: in a pool in use nothing can be merged, nor in its snapshot")
+    ids = {}
+    for name in ("origin", "snapshot"):
+        word = parsed.value(name)
+        if word is None:
+            raise UsageError(f"merge: --{name} is missing; see 'thinmeta merge --help'")
+        ids[f"{name}_id"] = device_number(word, f"--{name}")
+    meta, out, room = parsed.words[0], parsed.value("output"), parsed.value("size")
+    if (out is None) != (parsed.has("plan") or parsed.has("dry-run")):
+        raise UsageError("merge: say --plan or -o NEW_META; see 'thinmeta merge --help'")
+    size_bytes = None if room is None else size(room, "--size")
+    keep, overlay = parsed.has("keep-snapshot"), parsed.has("overlay")
+    raise_on_termination()
+    made = None
+    with progress("merging") as report:
+        if out is None:
+            plan = plan_merge(meta, keep_snapshot=keep, overlay=overlay, progress=report, **ids)
+        else:
+            plan, made = merge(
+                meta,
+                out,
+                keep_snapshot=keep,
+                overlay=overlay,
+                size_bytes=size_bytes,
+                progress=report,
+                **ids,
+            )
+    if parsed.has("json"):
+        fields = _fields(plan, {"metadata": meta, **ids, "output": out})
+        if made is not None and out is not None:
+            print_new_pool(made, out, fields)
+        else:
+            import json
+
+            write_text(json.dumps(fields, indent=2) + "\n")
+        return 0
+    write_text(_text(plan, keep=keep, overlay=overlay, **ids))
+    if made is not None and out is not None:
+        print_new_pool(made, out, None)
+    return 0
+
+
+def _fields(plan: MergePlan, head: dict[str, Any]) -> dict[str, Any]:
+    import dataclasses
+
+    return {**head, **dataclasses.asdict(plan), "freed_bytes": plan.freed_bytes}
+
+
+def _text(plan: MergePlan, *, keep: bool, overlay: bool, origin_id: int, snapshot_id: int) -> str:
+    def sized(blocks: int) -> str:
+        return f"{count(blocks, 'block')} ({human_bytes(blocks * plan.block_bytes)})"
+
+    lines = [
+        f"device {origin_id}: {sized(plan.origin_blocks)}, afterwards {sized(plan.merged_blocks)}",
+        f"  as they are:     {sized(plan.common_blocks)}",
+        f"  replaced:        {sized(plan.replaced_blocks)}",
+        f"  new:             {sized(plan.added_blocks)}",
+        f"  {'kept:      ' if overlay else 'holes now: '}      {sized(plan.origin_only_blocks)}",
+        f"device {snapshot_id}: {'stays' if keep else 'goes away'}",
+        f"free afterwards: {sized(plan.freed_blocks)} of data",
+    ]
+    return "\n".join(lines) + "\n"
