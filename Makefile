@@ -16,6 +16,8 @@ CRASH_SEED ?= 1
 HISTORIES ?= 2000
 HISTORY_SEED ?= 1
 REPAIR_DAMAGES ?= 2000
+MOVES_POOLS ?= 500
+MOVES_SEED ?= 1
 REPAIR_SEED ?= 1
 KERNEL ?= linux.uml
 KERNEL_MODULES ?=
@@ -71,7 +73,7 @@ $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -t
 # ---- what people ask for ----
 
 .PHONY: help demo demo-live test check test-rust test-python build wheel sdist check-wheel stubs \
-	bench peers fuzz hostile crash crash-can-fail repair restore histories kernel interleave lock clean
+	bench peers fuzz hostile crash crash-can-fail repair restore moves histories kernel interleave lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,6 +145,10 @@ crash: ## the crash tests with CRASH_IMAGES (100000) images from CRASH_SEED (1) 
 	@# Of stores and, as pool::crash::, of pools.
 	@THINMETA_CRASH_IMAGES=$(CRASH_IMAGES) THINMETA_CRASH_SEED=$(CRASH_SEED) \
 	    cargo test --release $(LOCKED) --test core crash:: -- --nocapture
+
+moves: $(DEV_ENV) $(NATIVE) ## MOVES_POOLS (500) random pools from MOVES_SEED (1) on, shrunk and merged, and runs that are killed; half an hour
+	@THINMETA_MOVES_POOLS=$(MOVES_POOLS) THINMETA_MOVES_SEED=$(MOVES_SEED) THINMETA_MOVES_KILLS=100 \
+	    $(BIN)/python -m pytest -q tests/python/test_shrink.py tests/python/test_merge.py
 
 histories: $(DEV_ENV) $(NATIVE) ## HISTORIES (2000) random histories of pools from HISTORY_SEED (1) on; long
 	@THINMETA_HISTORIES=$(HISTORIES) THINMETA_HISTORY_SEED=$(HISTORY_SEED) \
