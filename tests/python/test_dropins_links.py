@@ -95,7 +95,7 @@ def test_a_link_does_what_the_name_does(
         assert (linked.returncode, linked.stdout) == (named.returncode, named.stdout)
         assert linked.returncode == 0
     assert subprocess.run([folder / "thin_ls", "-V"], capture_output=True).stdout == b"1.1.0\n"
-    fails(command("thin_shrink"), 2, "there is no command 'thin_shrink'")
+    fails(command("thin_nothing"), 2, "there is no command 'thin_nothing'")
 
 
 def test_the_wheel_installs_one_program(command: ThinmetaCommand) -> None:
