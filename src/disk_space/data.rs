@@ -27,7 +27,7 @@ const DATA: &str = "data";
 /// Reference counts of data blocks, changed in a transaction. Changes count from
 /// [`DataMap::commit`] on, which goes before the transaction's own commit.
 pub struct DataMap {
-    core: Core,
+    pub(super) core: Core,
     checker: Option<Checker>,
 }
 
@@ -71,7 +71,7 @@ impl DataMap {
         Ok(map)
     }
 
-    fn of(root: &SpaceMapRoot) -> Self {
+    pub(super) fn of(root: &SpaceMapRoot) -> Self {
         let index = Index::Tree {
             root: BlockNr(root.bitmap_root.get()),
             known: FxHashMap::default(),

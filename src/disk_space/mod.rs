@@ -12,6 +12,7 @@ mod data;
 mod free;
 mod grow;
 mod index;
+mod mend;
 mod metadata;
 mod search;
 
@@ -27,6 +28,7 @@ pub(crate) use data::metadata_blocks_for;
 pub use data::{DataMap, MAX_DATA_BLOCKS};
 pub(crate) use grow::{create as create_metadata, extend as extend_metadata};
 pub use index::{INDEX_NAME, INDEX_VALIDATOR, IndexEntry, MAX_METADATA_BITMAPS, MetadataIndex};
+pub(crate) use mend::Mender;
 pub use metadata::LowSpace;
 pub(crate) use metadata::{
     MetadataMap, allocate, committed as metadata_committed, count_references,

@@ -9,7 +9,9 @@ use super::call::watched;
 use super::pool::{MetadataSnapshot, Pool};
 use crate::task::Task;
 use crate::tools::check as core;
-use crate::tools::check::{CheckOptions, CheckReport, Finding, check_path, check_pool};
+use crate::tools::check::{
+    CheckOptions, CheckReport, Finding, MendOptions, check_path, check_pool, mend_path,
+};
 
 /// What is to be checked.
 #[derive(FromPyObject)]
@@ -80,6 +82,35 @@ pub(super) fn check_and_clear(
     let work = |task: &Task<'_>| core::check_and_clear(path, &options, minor, task);
     let (report, cleared) = watched(py, progress, threads, work)?;
     Ok((report_fields(py, &report)?, cleared))
+}
+
+/// Checks what nobody uses, and puts right what the trees prove.
+#[pyfunction]
+#[pyo3(signature = (
+    path, *, clear_needs_check=false, unreferenced_only=false, threads=None, progress=None
+))]
+pub(super) fn auto_repair(
+    py: Python<'_>,
+    path: PathBuf,
+    clear_needs_check: bool,
+    unreferenced_only: bool,
+    threads: Option<usize>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'_, PyDict>> {
+    let options = MendOptions {
+        clear_needs_check,
+        unreferenced_only,
+    };
+    let work = |task: &Task<'_>| mend_path(path, options, task);
+    let mended = watched(py, progress, threads, work)?;
+    let after = mended.after.as_ref();
+    let after = after.map(|after| report_fields(py, after)).transpose()?;
+    let fields = PyDict::new(py);
+    fields.set_item("before", report_fields(py, &mended.before)?)?;
+    fields.set_item("after", after)?;
+    fields.set_item("refused", mended.refused)?;
+    fields.set_item("needs_check_cleared", mended.cleared)?;
+    Ok(fields)
 }
 
 fn report_fields<'py>(py: Python<'py>, report: &CheckReport) -> PyResult<Bound<'py, PyDict>> {

@@ -45,7 +45,7 @@ mod _core {
     #[pymodule_export]
     use super::buffer::{Column, Lock};
     #[pymodule_export]
-    use super::check::{check, check_and_clear};
+    use super::check::{auto_repair, check, check_and_clear};
     #[pymodule_export]
     use super::codec::{Blake3, compress, crc32c, decompress, is_zero};
     #[pymodule_export]

@@ -27,6 +27,15 @@ impl MemorySpaceMap {
         Ok(map)
     }
 
+    /// Blocks that have these counts, and had them at the last commit.
+    pub(crate) fn of_counts(counts: Vec<u32>) -> Self {
+        Self {
+            committed: counts.clone(),
+            counts,
+            cursor: 0,
+        }
+    }
+
     fn index(block: u64) -> usize {
         usize::try_from(block).unwrap_or(usize::MAX)
     }

@@ -29,7 +29,7 @@ pub use pool::{OpenOptions, Pool, Snapshot, ThinDevice, read_superblock};
 pub use superblock::{
     NEEDS_CHECK, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, SuperblockValidator,
 };
-pub(crate) use superblock::{NewSuperblock, check_data_block_size};
+pub(crate) use superblock::{NewSuperblock, RootArea, check_data_block_size};
 pub use volume::{Extent, Extents, Volume, VolumeOptions};
 pub use writer::{
     CreateOptions, MAX_DEVICE_ID, PoolState, PoolTransaction, PoolWriter, Rows, WritableVolume,

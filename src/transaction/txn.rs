@@ -37,12 +37,18 @@ impl Transaction {
         let mut map = MemorySpaceMap::new(blocks.nr_blocks())?;
         map.inc(0..1)?;
         map.commit()?;
-        Ok(Self {
+        Ok(Self::over_counts(blocks, map))
+    }
+
+    /// A transaction on top of a state whose counts are known better than its own map
+    /// knows them.
+    pub(crate) fn over_counts(blocks: &Arc<BlockManager>, map: MemorySpaceMap) -> Self {
+        Self {
             blocks: Arc::clone(blocks),
             space: Space::Memory(map),
             shadows: ShadowTable::new(),
             side_effects: 0,
-        })
+        }
     }
 
     /// The first transaction of a new device.

@@ -974,6 +974,14 @@ class MetadataTarget:
 
     def close(self) -> None: ...
 
+def auto_repair(
+    path: str,
+    *,
+    clear_needs_check: bool = False,
+    unreferenced_only: bool = False,
+    threads: int | None = None,
+    progress: _Progress | None = None,
+) -> dict[str, Any]: ...
 def check_and_clear(
     path: str,
     *,

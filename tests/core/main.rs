@@ -12,6 +12,7 @@ mod format;
 mod fuzzed;
 mod hostile;
 mod layers;
+mod mend;
 mod model;
 mod pool;
 mod space;

@@ -1,6 +1,6 @@
 //! One bitmap against the references found, a word of 32 blocks at a time.
 
-use crate::disk_space::{Bitmap, ENTRIES_PER_BITMAP, ENTRIES_PER_WORD, MANY};
+use crate::disk_space::{Bitmap, ENTRIES_PER_BITMAP, ENTRIES_PER_WORD, IndexEntry, MANY};
 use crate::walk::Counts;
 
 /// A block whose stored count is not what it should be.
@@ -26,8 +26,17 @@ pub(super) struct Summed {
     pub first_free: u32,
 }
 
+impl Summed {
+    /// Whether an index entry says so. Old tools count only the real blocks of the last
+    /// bitmap; a hint may be too low.
+    pub fn are_those_of(&self, entry: &IndexEntry) -> bool {
+        let (free, hint) = (entry.nr_free.get(), entry.none_free_before.get());
+        (free == self.free || free == self.free_real) && hint <= self.first_free
+    }
+}
+
 /// A bit for each entry that is not zero: the lower of its two.
-const LOW_BITS: u64 = 0x5555_5555_5555_5555;
+pub(super) const LOW_BITS: u64 = 0x5555_5555_5555_5555;
 
 /// Sums up a bitmap of which the first `real` entries are blocks.
 pub(super) fn sum_up(bitmap: &Bitmap, real: usize) -> Summed {
@@ -133,7 +142,7 @@ pub(super) fn compare(
 }
 
 /// 32 counts as the bitmap stores them: two bits each, the wrong way round.
-fn pack(counts: &[u8; ENTRIES_PER_WORD]) -> u64 {
+pub(super) fn pack(counts: &[u8; ENTRIES_PER_WORD]) -> u64 {
     let mut fields = [0_u8; ENTRIES_PER_WORD];
     for (field, count) in fields.iter_mut().zip(counts) {
         let count = (*count).min(MANY as u8);

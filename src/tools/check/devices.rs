@@ -164,8 +164,12 @@ impl Check<'_> {
         forest.resolve(&self.reader, task)?;
         self.blocks_checked += forest.nodes();
         self.report_forest(&forest, &devices, limits, task)?;
-        for roots in roots {
-            self.check_mapped_blocks(roots, &forest);
+        for (index, roots) in roots.iter().enumerate() {
+            let wrong = self.check_mapped_blocks(roots, &forest);
+            // The live ones come first; what a snapshot says is not changed.
+            if index == 0 && self.keeps {
+                self.miscounted = wrong;
+            }
         }
         Ok(forest.mappings)
     }
@@ -208,7 +212,10 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn check_mapped_blocks(&mut self, roots: &Roots, forest: &Forest) {
+    /// Compares how many mappings are stored with those found; the devices where they
+    /// differ, with what was found.
+    fn check_mapped_blocks(&mut self, roots: &Roots, forest: &Forest) -> Vec<DeviceInfo> {
+        let mut wrong = Vec::new();
         let trees: FxHashMap<u64, u32> = roots.trees.iter().copied().collect();
         for device in &roots.details {
             let summary = trees.get(&device.id).and_then(|root| forest.summary(*root));
@@ -222,8 +229,13 @@ impl Check<'_> {
                 );
                 let finding = Finding::new("mapped-blocks-wrong", Severity::NonFatal, text);
                 self.findings.push(finding.of(DETAILS).on_device(device.id));
+                wrong.push(DeviceInfo {
+                    mapped_blocks: summary.entries.into(),
+                    ..*device
+                });
             }
         }
+        wrong
     }
 }
 

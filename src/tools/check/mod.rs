@@ -10,6 +10,7 @@ mod affected;
 mod counts;
 mod devices;
 mod finding;
+mod mend;
 mod overflow;
 mod space;
 
@@ -17,12 +18,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use finding::{Affected, Finding, Severity};
+pub use mend::{MendOptions, Mended, mend_device, mend_path};
 
 use crate::device::{Device, FileDevice};
 use crate::error::{Damage, Error, Result};
 use crate::task::Task;
 use crate::thin::{
-    Pool, SUPERBLOCK_NAME, Snapshot, Superblock, clear_needs_check, read_superblock,
+    DeviceInfo, Pool, SUPERBLOCK_NAME, Snapshot, Superblock, clear_needs_check, read_superblock,
 };
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
 use crate::walk::{BlockSet, Counts, Reader};
@@ -71,6 +73,8 @@ pub struct CheckReport {
     pub devices: u64,
     /// The superblock whose roots were checked, if it is sound.
     pub superblock: Option<Superblock>,
+    /// What the trees say, for whoever puts the rest right.
+    known: Option<mend::Known>,
 }
 
 impl CheckReport {
@@ -79,6 +83,16 @@ impl CheckReport {
     pub fn is_clean(&self) -> bool {
         let worst = self.findings.iter().map(|finding| finding.severity).min();
         worst.is_none_or(|worst| worst == Severity::Info)
+    }
+
+    /// Whether the pool may be changed: nothing is wrong but sums of its space maps;
+    /// or, with `minor`, nothing fatal.
+    fn is_sound(&self, minor: bool) -> bool {
+        self.findings.iter().all(|finding| match finding.severity {
+            Severity::Fatal => false,
+            Severity::NonFatal => minor || finding.code == SUMMARY,
+            Severity::Info => true,
+        })
     }
 }
 
@@ -117,15 +131,7 @@ pub fn check_and_clear(
 ) -> Result<(CheckReport, bool)> {
     let device = Arc::new(FileDevice::open_writable(path)?);
     let report = check_device(Arc::clone(&device) as _, Snapshot::None, options, task)?;
-    let sound = report
-        .findings
-        .iter()
-        .all(|finding| match finding.severity {
-            Severity::Fatal => false,
-            Severity::NonFatal => minor || finding.code == SUMMARY,
-            Severity::Info => true,
-        });
-    let cleared = sound && clear_needs_check(&*device)?;
+    let cleared = report.is_sound(minor) && clear_needs_check(&*device)?;
     Ok((report, cleared))
 }
 
@@ -192,6 +198,12 @@ struct Check<'d> {
     metadata: Counts,
     counted: BlockSet,
     blocks_checked: u64,
+    /// Whether the report is to say what the trees say.
+    keeps: bool,
+    /// Devices of the live roots of which another number of mappings is stored.
+    miscounted: Vec<DeviceInfo>,
+    /// A block that is in use has a count that is too high.
+    overcounted: bool,
 }
 
 impl<'d> Check<'d> {
@@ -211,6 +223,9 @@ impl<'d> Check<'d> {
             metadata: Counts::new(metadata_blocks),
             counted: BlockSet::new(metadata_blocks),
             blocks_checked: 1,
+            keeps: false,
+            miscounted: Vec::new(),
+            overcounted: false,
         }
     }
 
@@ -288,7 +303,17 @@ impl<'d> Check<'d> {
         self.check_map(&data_map, known.then_some(&data), complete, task)?;
         let metadata = std::mem::replace(&mut self.metadata, Counts::new(0));
         self.check_map(&metadata_map, known.then_some(&metadata), complete, task)?;
-        Ok(self.finish(devices, mappings, Some(live)))
+        let miscounted = std::mem::take(&mut self.miscounted);
+        let overcounted = self.overcounted;
+        let keeps = self.keeps && known && self.findings.fatal == 0;
+        let mut report = self.finish(devices, mappings, Some(live));
+        report.known = keeps.then_some(mend::Known {
+            data,
+            metadata,
+            miscounted,
+            overcounted,
+        });
+        Ok(report)
     }
 
     /// Adds the references that block 0 makes.
@@ -388,6 +413,7 @@ impl<'d> Check<'d> {
             mappings_checked,
             devices,
             superblock,
+            known: None,
         }
     }
 }

@@ -223,6 +223,7 @@ impl Check<'_> {
             self.findings.push(Finding::from_damage(map.name, damage));
         }
         compared.finish(&mut self.findings);
+        self.overcounted |= compared.overcounted;
         Ok(())
     }
 
@@ -267,6 +268,8 @@ struct Compared<'m> {
     allocated: u64,
     /// A bitmap could not be read, so the sum means nothing.
     unread: bool,
+    /// A block that is in use has a count that is too high.
+    overcounted: bool,
 }
 
 impl<'m> Compared<'m> {
@@ -277,6 +280,7 @@ impl<'m> Compared<'m> {
             run: None,
             allocated: 0,
             unread: !map.whole_index,
+            overcounted: false,
         }
     }
 
@@ -335,6 +339,7 @@ impl<'m> Compared<'m> {
             1 => format!("block {begin}"),
             more => format!("{more} blocks from {begin} to {}", end - 1),
         };
+        self.overcounted |= stored > found && found > 0;
         let (code, severity, what) = match stored > found {
             true if !self.complete => return,
             true => (self.map.leak, Severity::NonFatal, "leaked"),
@@ -357,12 +362,10 @@ impl<'m> Compared<'m> {
     ) {
         let summed = sum_up(bitmap, real);
         self.allocated += real as u64 - u64::from(summed.free_real);
-        let (free, hint) = (entry.nr_free.get(), entry.none_free_before.get());
-        // Old tools count only the real blocks of the last bitmap.
-        let free_is_right = free == summed.free || free == summed.free_real;
-        if free_is_right && hint <= summed.first_free {
+        if summed.are_those_of(entry) {
             return;
         }
+        let (free, hint) = (entry.nr_free.get(), entry.none_free_before.get());
         let text = format!(
             "bitmap {number}: nr_free {free}, none_free_before {hint} stored; {} free, the first at {}",
             summed.free, summed.first_free
