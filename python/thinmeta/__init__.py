@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from thinmeta.live import LivePool, LiveStatus, LiveVolume, live_pool
     from thinmeta.mappings import BlockMappings, Mappings
     from thinmeta.merging.snapshot import MergePlan, merge, plan_merge
+    from thinmeta.mending import AutoRepair, auto_repair
     from thinmeta.pool import Pool, open_pool
     from thinmeta.repairing import RepairPlan, plan_repair, repair
     from thinmeta.restoring import restore
@@ -88,6 +89,7 @@ __all__ = [
     "AbortedError",
     "AffectedRange",
     "AlreadyFormattedError",
+    "AutoRepair",
     "BlockMapping",
     "BlockMappings",
     "Bookmark",
@@ -148,6 +150,7 @@ __all__ = [
     "WrongBaseError",
     "XmlError",
     "__version__",
+    "auto_repair",
     "check",
     "dump",
     "errors",
@@ -170,6 +173,7 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "live": "LivePool LiveStatus LiveVolume live_pool",
         "mappings": "BlockMappings Mappings",
         "merging.snapshot": "MergePlan merge plan_merge",
+        "mending": "AutoRepair auto_repair",
         "devices": "Devices ThinDevice",
         "pool": "Pool open_pool",
         "repairing": "RepairPlan plan_repair repair",

@@ -87,19 +87,19 @@ pub(super) fn check_and_clear(
 /// Checks what nobody uses, and puts right what the trees prove.
 #[pyfunction]
 #[pyo3(signature = (
-    path, *, clear_needs_check=false, unreferenced_only=false, threads=None, progress=None
+    path, *, clear_needs_check=false, like_1_x=false, threads=None, progress=None
 ))]
 pub(super) fn auto_repair(
     py: Python<'_>,
     path: PathBuf,
     clear_needs_check: bool,
-    unreferenced_only: bool,
+    like_1_x: bool,
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'_, PyDict>> {
     let options = MendOptions {
         clear_needs_check,
-        unreferenced_only,
+        like_1_x,
     };
     let work = |task: &Task<'_>| mend_path(path, options, task);
     let mended = watched(py, progress, threads, work)?;

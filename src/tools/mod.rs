@@ -1,8 +1,9 @@
 //! Layer 9: the commands: values in, reports out.
 //!
 //! Promises: nothing here prints, and nothing here writes to a pool, but for the flag
-//! that [`check::check_and_clear`] clears; [`restore`], [`merge`] and
-//! [`shrink`] make new ones, and the last of them copies data to where it is free. Long calls
+//! that [`check::check_and_clear`] clears and what [`check::mend_path`] puts right; [`restore`],
+//! [`merge`] and [`shrink`] make new ones, and the last of them copies data to where it is
+//! free. Long calls
 //! take a [`Task`](crate::task::Task) that watches and stops them.
 //! May use: layers 0 to 8.
 

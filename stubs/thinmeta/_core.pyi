@@ -978,7 +978,7 @@ def auto_repair(
     path: str,
     *,
     clear_needs_check: bool = False,
-    unreferenced_only: bool = False,
+    like_1_x: bool = False,
     threads: int | None = None,
     progress: _Progress | None = None,
 ) -> dict[str, Any]: ...

@@ -186,10 +186,6 @@ def test_quiet_is_silent_whatever_goes_wrong(
 
 def test_what_is_not_there_yet_fails_in_a_line(drop_in: DropIns, corpus: Corpus) -> None:
     meta = corpus["sequential"].meta
-    ran = drop_in("thin_check --auto-repair", meta)
-    assert (ran.status, ran.out) == (1, b"")
-    assert "is not there yet" in ran.err and ran.err.count("\n") == 1
-    assert drop_in("thin_check --auto-repair", meta, compat="1.x").status == 64
     ran = drop_in("thin_dump -f custom=library.so", meta)
     assert (ran.status, ran.out) == (1, b"")
     assert "plug-ins" in ran.err

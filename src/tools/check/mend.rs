@@ -49,7 +49,7 @@ pub(super) struct Known {
     pub metadata: Counts,
     /// Devices whose details are wrong, with what is right.
     pub miscounted: Vec<DeviceInfo>,
-    /// A block that is in use has a count that is too high.
+    /// A count is too high that is not one in place of none.
     pub overcounted: bool,
 }
 
@@ -58,9 +58,9 @@ pub(super) struct Known {
 pub struct MendOptions {
     /// Clear `needs_check` if the pool is sound then.
     pub clear_needs_check: bool,
-    /// Do what thin-provisioning-tools 1.x do and no more: of counts only those of blocks
-    /// that nothing refers to, and no device's number of mappings.
-    pub unreferenced_only: bool,
+    /// Do what thin-provisioning-tools 1.x do and no more: of counts only those of one, of
+    /// blocks that nothing refers to, and no device's number of mappings.
+    pub like_1_x: bool,
 }
 
 /// What was found and done.
@@ -106,11 +106,11 @@ pub fn mend_device(
             "something fatal is wrong, so that not all that refers to a block is known: \
              'thinmeta repair' makes a new pool of what can be read",
         ),
-        Some(known) if options.unreferenced_only && known.overcounted => Some(
-            "blocks that are in use are counted too often, which thin_check of \
+        Some(known) if options.like_1_x && known.overcounted => Some(
+            "blocks are counted too often by more than one, or are in use, which thin_check of \
              thin-provisioning-tools does not repair; 'thinmeta check --auto-repair' does",
         ),
-        Some(known) if options.unreferenced_only && !known.miscounted.is_empty() => Some(
+        Some(known) if options.like_1_x && !known.miscounted.is_empty() => Some(
             "devices are said to have another number of mappings, which thin_check of \
              thin-provisioning-tools does not repair; 'thinmeta check --auto-repair' does",
         ),

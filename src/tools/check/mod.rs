@@ -202,7 +202,7 @@ struct Check<'d> {
     keeps: bool,
     /// Devices of the live roots of which another number of mappings is stored.
     miscounted: Vec<DeviceInfo>,
-    /// A block that is in use has a count that is too high.
+    /// A count is too high that is not one in place of none.
     overcounted: bool,
 }
 

@@ -268,7 +268,7 @@ struct Compared<'m> {
     allocated: u64,
     /// A bitmap could not be read, so the sum means nothing.
     unread: bool,
-    /// A block that is in use has a count that is too high.
+    /// A count is too high that is not one in place of none.
     overcounted: bool,
 }
 
@@ -339,7 +339,7 @@ impl<'m> Compared<'m> {
             1 => format!("block {begin}"),
             more => format!("{more} blocks from {begin} to {}", end - 1),
         };
-        self.overcounted |= stored > found && found > 0;
+        self.overcounted |= stored > found && stored > 1;
         let (code, severity, what) = match stored > found {
             true if !self.complete => return,
             true => (self.map.leak, Severity::NonFatal, "leaked"),

@@ -75,7 +75,7 @@ fn read(image: &Image, at: usize) -> u64 {
 fn what_1_x_leaves_alone_is_left_where_that_is_wanted() {
     let whole = unpacked("thin/discards/meta.img");
     let like_1_x = MendOptions {
-        unreferenced_only: true,
+        like_1_x: true,
         ..MendOptions::default()
     };
     let used = Spoil {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from thinmeta.cli.dropins.options import QUIET, SNAPSHOT, Option
 from thinmeta.cli.output import write_error, write_text
 from thinmeta.cli.progress import progress
-from thinmeta.errors import ThinmetaError
 from thinmeta.tools import check_and_clear_fields, check_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from thinmeta.cli.dropins.options import Parsed
@@ -40,7 +40,10 @@ Options
   -m, --metadata-snap, --metadata-snapshot[=BLOCK]
                          check the metadata snapshot that the pool holds, or the one at
                          BLOCK (also -mBLOCK); works while the pool is in use
-      --auto-repair      not there yet: fails
+      --auto-repair      if nothing else is wrong, set counts of one of blocks that nothing
+                         refers to (leaks) and wrong sums right, in one transaction, and clear
+                         the flag of --clear-needs-check-flag; 'thinmeta check --auto-repair'
+                         puts more right
   -h, --help             print this
   -V, --version          print the version of the peer that this stands for
 """
@@ -70,11 +73,6 @@ def run(parsed: Parsed) -> int:
     less = ("super-block-only", "skip-mappings", "ignore-non-fatal-errors")
     parsed.refuse_together("auto-repair", "metadata-snap", *less, *overrides)
     mapping_root, details_root = map(parsed.number, overrides)
-    if parsed.has("auto-repair"):
-        raise ThinmetaError(
-            "thin_check: --auto-repair is not there yet: use the thin_check of "
-            "thin-provisioning-tools"
-        )
     quiet, minor = parsed.has("quiet"), parsed.has("ignore-non-fatal-errors")
     superblock_only, skip_mappings = parsed.has("super-block-only"), parsed.has("skip-mappings")
     cleared = False
@@ -83,8 +81,11 @@ def run(parsed: Parsed) -> int:
     clears = parsed.has("clear-needs-check-flag") and superblock["needs_check"]
     if not quiet:
         write_text(f"TRANSACTION_ID={superblock['trans_id']}\nMETADATA_FREE_BLOCKS={free}\n")
+    repaired = ""
     with progress("checking", quiet=quiet) as report:
-        if clears:
+        if parsed.has("auto-repair"):
+            fields, repaired = _auto_repair(parsed.words[0], report)
+        elif clears:
             fields, cleared = check_and_clear_fields(
                 parsed.words[0],
                 superblock_only=superblock_only,
@@ -104,8 +105,25 @@ def run(parsed: Parsed) -> int:
             )
     wrong = _is_wrong(fields, minor=minor)
     if not quiet:
-        write_error(_text(fields, clears=clears, cleared=cleared))
+        write_error(repaired or _text(fields, clears=clears, cleared=cleared))
     return 1 if wrong else 0
+
+
+def _auto_repair(
+    path: str, progress: Callable[[int, int], object] | None
+) -> tuple[dict[str, Any], str]:
+    """Put right what 1.x puts right: how the pool is now, and what to say of it."""
+    from thinmeta.mending import auto_repair_fields
+
+    repair = auto_repair_fields(
+        path, clear_needs_check=True, like_1_x=True, progress=progress
+    )
+    text = _text(repair["before"], clears=False, cleared=repair["needs_check_cleared"])
+    if repair["refused"]:
+        text += f"nothing was repaired: {repair['refused']}\n"
+    if repair["after"] is not None:
+        text += "repaired\n"
+    return repair["after"] or repair["before"], text
 
 
 def _is_wrong(fields: dict[str, Any], *, minor: bool) -> bool:
