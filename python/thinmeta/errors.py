@@ -46,6 +46,7 @@ __all__ = [
     "UnreadableError",
     "UnsupportedFormatError",
     "UsageError",
+    "VerificationError",
     "WouldBlockError",
     "WrongBaseError",
     "XmlError",
@@ -385,6 +386,31 @@ class RemoteError(ThinmetaError):
 
 class WrongBaseError(ThinmetaError):
     """A stream does not fit the volume that it is to be applied to."""
+
+
+class VerificationError(ThinmetaError):
+    """What was written does not read as what it was made of.
+
+    Attributes:
+        path: What was written to, as it was given.
+        offset_bytes: Where in the volume it differs first.
+        length_bytes: How far from there on it was looked at.
+        reason: What was found.
+    """
+
+    def __init__(self, path: str, offset_bytes: int, length_bytes: int, reason: str) -> None:
+        super().__init__(path, offset_bytes, length_bytes, reason)
+        self.path, self.reason = path, reason
+        self.offset_bytes, self.length_bytes = offset_bytes, length_bytes
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.path, self.offset_bytes, self.length_bytes, self.reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: not what it should be at byte {self.offset_bytes} "
+            f"({self.length_bytes} bytes looked at): {self.reason}"
+        )
 
 
 class StreamError(ThinmetaError):

@@ -46,6 +46,10 @@ EXAMPLES: list[tuple[thinmeta.ThinmetaError, dict[str, Any]]] = [
     (errors.AbortedError("aborted"), {}),
     (errors.PoisonedError("poisoned"), {}),
     (errors.WrongBaseError("wrong base"), {}),
+    (
+        errors.VerificationError("/dev/x", 4096, 512, "it does not read as zeros"),
+        {"path": "/dev/x", "offset_bytes": 4096, "length_bytes": 512},
+    ),
     (errors.StreamError("cut short"), {}),
     (
         errors.XmlError("pool.xml", 3, 14, "no such tag"),

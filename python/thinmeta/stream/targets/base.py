@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from thinmeta.identity import Identity
     from thinmeta.stream.format import Header, Record
+    from thinmeta.stream.targets.content import Content
 
     Evidence = dict[str, int | str]
     Begin = Literal["anew", "resume", "drop"]
@@ -137,6 +138,19 @@ class Target:
         """Open where it is gathered: to begin, to go on at the last checkpoint, to drop it."""
         raise NotImplementedError
 
+    def _gathered(self, work: Work) -> Content | None:
+        """Where what is gathered can be read; ``None``: only when it has taken effect."""
+        return None
+
+    def content(self) -> Content:
+        """Where what it holds can be read."""
+        raise NotImplementedError
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files and devices that it is in."""
+        return (self.name,)
+
     def _prepare(self, work: Work) -> None:
         """See to it that what is complete will not fail for want of room; changes nothing."""
 
@@ -148,6 +162,26 @@ class Target:
         """Whether it is not what it was when it was said to hold something."""
         held = self.state.held
         return held is not None and self._evidence(held) != self.state.evidence
+
+    def holds(self, identity: Identity) -> bool:
+        """Whether it is known to hold a state, and looks as it did then."""
+        held = self.state.held
+        if held is None or self.state.work is not None:
+            return False
+        try:
+            held.check_base(identity)
+        except WrongBaseError:
+            return False
+        return held.size_bytes == identity.size_bytes and not self.was_changed()
+
+    def disown(self) -> None:
+        """Say that it holds nothing that is known.
+
+        Raises:
+            OSError: That cannot be written down.
+        """
+        self.state = State(None, {}, self.state.work)
+        self._save()
 
     # ---- what receiving consists of ----
 
@@ -329,6 +363,19 @@ class Target:
         self._gathering.flush(work)
         work.offset_bytes = offset_bytes
         self._save()
+
+    def gathered(self) -> Content | None:
+        """Make all durable that came; where it can be read before it takes effect.
+
+        ``None`` where there is no such place: only when it has taken effect.
+
+        Raises:
+            OSError: It cannot be made durable.
+        """
+        work = self.state.work
+        assert self._gathering is not None and work is not None
+        self._gathering.seal(work)
+        return self._gathered(work)
 
     def seal(self) -> None:
         """All is there and was checked: make it durable, and say so.

@@ -18,6 +18,7 @@ from thinmeta.errors import DeviceInUseError, UsageError
 from thinmeta.stream.sidecar import Sidecar, Work, state_folder
 from thinmeta.stream.targets import journal
 from thinmeta.stream.targets.base import Target
+from thinmeta.stream.targets.content import Content
 from thinmeta.stream.targets.file import is_journal_of, journal_path
 from thinmeta.stream.targets.media import DeviceMedium
 from thinmeta.stream.targets.thin import thin_target
@@ -126,6 +127,13 @@ class DeviceTarget(Target):
             folder = self._journal_folder or os.path.dirname(self._sidecar.path)
             work.path, work.mark = journal_path(self._sidecar.path, folder), journal.new_mark()
         return work
+
+    def _gathered(self, work: Work) -> Content | None:
+        return self.content() if work.kind == "in place" else None
+
+    def content(self) -> Content:
+        """Where what it holds can be read."""
+        return Content(self.name, self.name)
 
     def _medium(self) -> DeviceMedium:
         return DeviceMedium(self._descriptor, self.name, thin_target(self._number))

@@ -15,6 +15,7 @@ from thinmeta.errors import AlreadyFormattedError, StreamError, UsageError
 from thinmeta.stream.sidecar import Sidecar, Work, sync_folder
 from thinmeta.stream.targets import journal
 from thinmeta.stream.targets.base import Target
+from thinmeta.stream.targets.content import Content
 from thinmeta.stream.targets.media import FileMedium
 from thinmeta.stream.targets.work_file import check_unused, lock, open_work_file
 
@@ -141,6 +142,13 @@ class FileTarget(Target):
             os.utime(self._descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
             words = f"{error.strerror}: there is no room for what has changed"
             raise OSError(error.errno, words, self.name) from error
+
+    def _gathered(self, work: Work) -> Content | None:
+        return Content(self.name, work.path) if work.kind == "partial" else None
+
+    def content(self) -> Content:
+        """Where what it holds can be read."""
+        return Content(self.name, self._path)
 
     def _medium(self) -> FileMedium:
         if self._descriptor < 0:

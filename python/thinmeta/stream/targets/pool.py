@@ -14,6 +14,7 @@ from thinmeta._core import is_zero
 from thinmeta.errors import DeviceInUseError, NoSpaceError, StreamError, UsageError
 from thinmeta.stream.sidecar import Sidecar, Work, state_folder
 from thinmeta.stream.targets.base import Target
+from thinmeta.stream.targets.content import Content
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,6 +131,23 @@ class PoolTarget(Target):
                 "send the whole volume from the beginning"
             )
         return _Device(pool, work, begin)
+
+    def _gathered(self, work: Work) -> Content | None:
+        return self._content_of(work.device_id)
+
+    def content(self) -> Content:
+        """Where what it holds can be read."""
+        return self._content_of(self._id)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The pool's metadata and its data."""
+        return self._metadata, self._data
+
+    def _content_of(self, device_id: int) -> Content:
+        pool = self._open_pool
+        block_bytes = pool.superblock.data_block_size_bytes
+        return Content(self.name, self._data, pool.devices[device_id], block_bytes)
 
     def _finish(self, work: Work) -> None:
         pool = self._open_pool
