@@ -43,6 +43,8 @@ COMMANDS = (
     "stream",
     "bookmark",
     "backup",
+    "migrate",
+    "merge-external",
     "restore",
     "repair",
     "size",

@@ -23,6 +23,9 @@ Copies of volumes, and what has changed in them
   stream     look into a stream, or check it
   bookmark   save the mappings of a snapshot, to know later what has changed since
   backup     keep generations of volumes in a folder or an object store
+  migrate    copy a volume to another pool, a device or a file, and prove it
+  merge-external
+             write a volume back onto the external origin that it was made over
 
 Metadata made anew, in another place than the old ones
   restore  make a pool's metadata from XML
@@ -45,8 +48,8 @@ Commands that change a pool, each in one transaction: all of it happens, or noth
   edit                make many changes at once, from a file
 
 Under the names of others
-  thin_check thin_delta thin_dump thin_ls thin_metadata_size thin_repair thin_restore
-  thin_rmap thin_shrink
+  thin_check thin_delta thin_dump thin_ls thin_metadata_size thin_migrate thin_repair
+  thin_restore thin_rmap thin_shrink
                  do what these programs of thin-provisioning-tools do, whose options they
                  take; LVM may call them (docs/lvm.md)
   install-links  make links of these names

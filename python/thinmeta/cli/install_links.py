@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from textwrap import fill
 
 from thinmeta.cli.dropins import NAMES
 from thinmeta.cli.options import Option, parse
 from thinmeta.cli.output import write_text
 from thinmeta.errors import UsageError
 
+_LINES = fill(" ".join(NAMES), 84, initial_indent="  ", subsequent_indent="  ")
 HELP = f"""\
 Usage: thinmeta install-links [--dry-run] [--remove] DIR
 
 Makes links to this program in the folder DIR, called as the programs of
 thin-provisioning-tools that it stands for:
 
-  {" ".join(NAMES)}
+{_LINES}
 
 Called by such a name, thinmeta does what that program does. What is there and is no link
 to thinmeta is neither replaced nor removed; all names are looked at before any is made.

@@ -22,6 +22,7 @@ NAMES = (
     "thin_dump",
     "thin_ls",
     "thin_metadata_size",
+    "thin_migrate",
     "thin_repair",
     "thin_restore",
     "thin_rmap",
