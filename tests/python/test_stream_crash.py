@@ -1,34 +1,22 @@
 """Receivers that are killed, at every step and at any moment, and what is done afterwards."""
 
-import os
 import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import thinmeta
 from command import ThinmetaCommand
+from killing import killed_before
 from stream_places import FilePlace, Place, PoolPlace, in_memory
 from streams import BLOCK, Source, monday_and_tuesday, receive
 from thinmeta import stream
-from thinmeta.ending import Ending
 from thinmeta.stream.sidecar import State
 from thinmeta.stream.targets import Target
-from thinmeta.volume import WritableVolume
-
-KILLED = 77
-#: Steps between which a process may be killed: what changes something that lasts.
-STEPS: list[tuple[Any, str]] = [
-    *((os, name) for name in ("fsync", "replace", "unlink", "ftruncate", "pwrite", "chmod")),
-    (Ending, "commit"),
-    (WritableVolume, "flush"),
-    (WritableVolume, "close"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -40,34 +28,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def source(folder: Path) -> Source:
     return monday_and_tuesday(folder / "source")
-
-
-def killed_before(step: int, work: Callable[[], object]) -> bool:
-    """Do something in a child, which is gone before a step; whether it got there."""
-    child = os.fork()
-    if child:
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert status in (0, KILLED), "the child failed"
-        return status == KILLED
-    done = 0
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal done
-            done += 1
-            if done > step:
-                os._exit(KILLED)
-            return function(*arguments, **options)
-
-        return call
-
-    try:
-        for owner, name in STEPS:
-            setattr(owner, name, counted(getattr(owner, name)))
-        work()
-        os._exit(0)
-    finally:
-        os._exit(1)
 
 
 def mend(place: Place, source: Source, base: int | None, state: State) -> None:

@@ -60,14 +60,13 @@ def run(parsed: Parsed) -> int:
     from thinmeta.cli.signals import raise_on_termination
     from thinmeta.migrating.work import BUFFER_BYTES, migrate
 
-    parsed.refuse_together("dest-dev", "dest-file")
+    base = parsed.number("delta-id", _MAX_DEVICE_ID)
+    megabytes = parsed.number("buffer-size-meg", _MAX_BUFFER_MEG)
     source = parsed.value("source-dev")
     if source is None:
         # The peer does not call this wrong usage, which shows in its exit status.
         raise ThinmetaError("thin_migrate: --source-dev is missing")
     target = _target(parsed)
-    base = parsed.number("delta-id", _MAX_DEVICE_ID)
-    megabytes = parsed.number("buffer-size-meg", _MAX_BUFFER_MEG)
     live, device_id = _source(source)
     raise_on_termination()
     # There is no option for it: what nobody knows of the destination is believed, and then
