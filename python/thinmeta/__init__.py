@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     )
     from thinmeta.live import LivePool, LiveStatus, LiveVolume, live_pool
     from thinmeta.mappings import BlockMappings, Mappings
-    from thinmeta.merging.snapshot import MergePlan, merge, plan_merge
     from thinmeta.mending import AutoRepair, auto_repair
+    from thinmeta.merging.snapshot import MergePlan, merge, plan_merge
     from thinmeta.pool import Pool, open_pool
     from thinmeta.repairing import RepairPlan, plan_repair, repair
     from thinmeta.restoring import restore

@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
     out = parsed.value("output")
     if (out is None) != parsed.has("plan"):
         raise UsageError("repair: say --plan or -o NEW_META; see 'thinmeta repair --help'")
-    numbers = {
+    numbers: dict[str, Any] = {
         name: None if word is None else whole_number(word, f"--{option}")
         for name, option in (
             ("transaction_id", "transaction-id"),

@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> int:
     out = parsed.value("output")
     if out is None:
         raise UsageError("restore: -o META is missing; see 'thinmeta restore --help'")
-    overrides: dict[str, int] = {}
+    overrides: dict[str, Any] = {}  # for arguments of several types
     for word in parsed.values("override"):
         name, _, value = word.partition("=")
         if name not in OVERRIDES:

@@ -115,9 +115,7 @@ def _auto_repair(
     """Put right what 1.x puts right: how the pool is now, and what to say of it."""
     from thinmeta.mending import auto_repair_fields
 
-    repair = auto_repair_fields(
-        path, clear_needs_check=True, like_1_x=True, progress=progress
-    )
+    repair = auto_repair_fields(path, clear_needs_check=True, like_1_x=True, progress=progress)
     text = _text(repair["before"], clears=False, cleared=repair["needs_check_cleared"])
     if repair["refused"]:
         text += f"nothing was repaired: {repair['refused']}\n"
