@@ -94,7 +94,7 @@ def test_the_command_says_what_was_wrong_and_how_it_is_now(
     command: ThinmetaCommand, leaking: Callable[[str], Path]
 ) -> None:
     meta = leaking("needs-check")
-    run = command("check", "--clear-needs-check", meta)
+    run = command("check", "--clear-needs-check-flag", meta)
     assert (run.returncode, "cleared" in run.stdout) == (1, False)
     run = command("check", "--auto-repair", meta)
     assert run.returncode == 0 and run.stderr == ""
@@ -102,7 +102,7 @@ def test_the_command_says_what_was_wrong_and_how_it_is_now(
     assert "data-leak" in before and "NOT CLEAN" in before
     assert "leak" not in after and "CLEAN: nothing is wrong" in after
     assert "needs_check was cleared" not in after
-    run = command("check", "--clear-needs-check", "--json", meta)
+    run = command("check", "--clear-needs-check-flag", "--json", meta)
     assert as_json(run)["needs_check_cleared"] is True
 
     document = as_json(command("check", "--auto-repair", "--json", leaking("needs-check")))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 Usage: thinmeta check [-q] [--super-block-only | --skip-mappings] [--json] [-m] META
-       thinmeta check [-q] [--auto-repair] [--clear-needs-check] [--json] META
+       thinmeta check [-q] [--auto-repair] [--clear-needs-check-flag] [--json] META
 
 Reads all of the pool's metadata in META, a device or an image of it or a live pool, and
 lists what is wrong with it. Nothing is written unless you ask for it. Of a live pool the
@@ -38,12 +38,12 @@ Options
       --super-block-only look at the first block only, which is instant
       --skip-mappings    leave out the mappings of the devices
       --auto-repair      put right, in place, what the trees prove: counts that are too
-                         high (leaks), sums of the space maps, numbers of mappings. Nothing
-                         is written if anything fatal is found. A crash at any moment leaves
-                         the pool as it was, or right
-      --clear-needs-check
-                         clear the flag by which the kernel asks for a check, if nothing is
-                         wrong then but sums of the space maps
+                         high (leaks), sums of the space maps, numbers of mappings.
+                         Nothing is written if anything fatal is found. A crash at any
+                         moment leaves the pool as it was, or right
+      --clear-needs-check-flag
+                         clear the flag by which the kernel asks for a check, if nothing
+                         is wrong then but sums of the space maps
       --json             print JSON; "scope" in it is all, superblock or without_mappings;
                          with --auto-repair, "before" and "after" are such documents
   -m, --metadata-snapshot[=BLOCK]
@@ -54,7 +54,7 @@ Options
 Examples
   thinmeta check pool_tmeta.img
   thinmeta check -q vg/pool && echo sound
-  thinmeta check --auto-repair --clear-needs-check pool_tmeta.img
+  thinmeta check --auto-repair --clear-needs-check-flag pool_tmeta.img
 """
 
 OPTIONS = (
@@ -62,8 +62,6 @@ OPTIONS = (
     Option("super-block-only"),
     Option("skip-mappings"),
     Option("auto-repair"),
-    Option("clear-needs-check"),
-    # As the peers call it.
     Option("clear-needs-check-flag"),
 )
 
@@ -83,9 +81,9 @@ def run(arguments: list[str]) -> int:
         scope = "superblock" if superblock_only else "without_mappings"
     source = find_source(parsed.words[0], parsed.metadata_snapshot())
     repairs = parsed.has("auto-repair")
-    clears = parsed.has("clear-needs-check") or parsed.has("clear-needs-check-flag")
+    clears = parsed.has("clear-needs-check-flag")
     if repairs or clears:
-        option = "--auto-repair" if repairs else "--clear-needs-check"
+        option = "--auto-repair" if repairs else "--clear-needs-check-flag"
         if source.reserves or source.snapshot is not None:
             raise UsageError(f"check: {option} is for a pool that nobody uses, without -m")
         if superblock_only or (repairs and skip_mappings):

@@ -40,10 +40,10 @@ Options
   -m, --metadata-snap, --metadata-snapshot[=BLOCK]
                          check the metadata snapshot that the pool holds, or the one at
                          BLOCK (also -mBLOCK); works while the pool is in use
-      --auto-repair      if nothing else is wrong, set counts of one of blocks that nothing
-                         refers to (leaks) and wrong sums right, in one transaction, and clear
-                         the flag of --clear-needs-check-flag; 'thinmeta check --auto-repair'
-                         puts more right
+      --auto-repair      if nothing else is wrong, set counts of one of blocks that
+                         nothing refers to (leaks) and wrong sums right, in one
+                         transaction, and clear the flag of --clear-needs-check-flag;
+                         'thinmeta check --auto-repair' puts more right
   -h, --help             print this
   -V, --version          print the version of the peer that this stands for
 """
