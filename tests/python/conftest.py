@@ -1,5 +1,11 @@
 """Fixtures shared by all tests: the corpus, the peers, the command."""
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from command import ThinmetaCommand
@@ -28,3 +34,17 @@ def command() -> ThinmetaCommand:
 @pytest.fixture
 def drop_in(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> DropIns:
     return DropIns(capfdbinary, monkeypatch)
+
+
+@pytest.fixture
+def memory_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder as ``tmp_path`` is, where flushes cost nothing; gone after the test."""
+    memory = "/dev/shm"
+    if not os.access(memory, os.W_OK):
+        yield tmp_path_factory.mktemp("memory")
+        return
+    folder = tempfile.mkdtemp(prefix="thinmeta-tests-", dir=memory)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import thinmeta
@@ -95,6 +96,7 @@ def assert_times(pool: PoolModel) -> None:
             assert users[block] == 1 or time < device.snapshotted_time, (device.id, virtual)
 
 
+@cache
 def content(block: int) -> bytes:
     """What a data block has at first."""
     return random.Random(block).randbytes(512) * (BLOCK_BYTES // 512)

@@ -23,6 +23,12 @@ POOLS = int(os.environ.get("THINMETA_MOVES_POOLS", "20"))
 SEED = int(os.environ.get("THINMETA_MOVES_SEED", "1"))
 
 
+@pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    """Nothing here is about a disk, and each of many outputs is flushed."""
+    return memory_path
+
+
 def merged(pool: PoolModel, origin: int, snapshot: int, *, keep: bool, overlay: bool) -> PoolModel:
     """What a merge makes, in the simplest way."""
     new = copy.deepcopy(pool)

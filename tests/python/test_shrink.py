@@ -29,7 +29,13 @@ from thinmeta.shrink_journal import ShrinkJournal
 
 POOLS = int(os.environ.get("THINMETA_MOVES_POOLS", "20"))
 SEED = int(os.environ.get("THINMETA_MOVES_SEED", "1"))
-KILLS = int(os.environ.get("THINMETA_MOVES_KILLS", "3"))
+KILLS = int(os.environ.get("THINMETA_MOVES_KILLS", "2"))
+
+
+@pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    """Nothing here is about a disk, and each of many outputs is flushed."""
+    return memory_path
 
 
 class Place:
