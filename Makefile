@@ -148,7 +148,8 @@ crash: ## the crash tests with CRASH_IMAGES (100000) images from CRASH_SEED (1) 
 
 moves: $(DEV_ENV) $(NATIVE) ## MOVES_POOLS (500) random pools from MOVES_SEED (1) on, shrunk and merged, and runs that are killed; half an hour
 	@THINMETA_MOVES_POOLS=$(MOVES_POOLS) THINMETA_MOVES_SEED=$(MOVES_SEED) THINMETA_MOVES_KILLS=100 \
-	    $(BIN)/python -m pytest -q tests/python/test_shrink.py tests/python/test_merge.py
+	    $(BIN)/python -m pytest -q tests/python/test_shrink.py tests/python/test_merge.py \
+	    tests/python/test_merge_external.py tests/python/test_moves_devices.py
 
 histories: $(DEV_ENV) $(NATIVE) ## HISTORIES (2000) random histories of pools from HISTORY_SEED (1) on; long
 	@THINMETA_HISTORIES=$(HISTORIES) THINMETA_HISTORY_SEED=$(HISTORY_SEED) \
