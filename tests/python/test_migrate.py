@@ -117,6 +117,18 @@ def test_a_device_gets_zeros_and_keeps_what_lies_behind(source: Source, tmp_path
         assert device.read_bytes()[SIZE:] == old[SIZE : len(old) // 4096 * 4096]
 
 
+def test_a_read_only_device_is_refused_before_anything_is_noted(
+    source: Source, tmp_path: Path
+) -> None:
+    backing = tmp_path / "backing"
+    backing.write_bytes(bytes(SIZE + BLOCK))
+    with loop_device(backing, read_only=True) as device:
+        with pytest.raises(thinmeta.ReadOnlyError, match="read-only device"):
+            migrated(source, 2, DeviceTarget(str(device)))
+    assert not [*tmp_path.glob("state/*")]
+    assert backing.read_bytes() == bytes(SIZE + BLOCK)
+
+
 def test_a_base_may_be_a_bookmark(source: Source, folder: Path, tmp_path: Path) -> None:
     with source.generation(2) as generation:
         saved = generation.save_bookmark(str(tmp_path / "monday"))

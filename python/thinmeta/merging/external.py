@@ -29,6 +29,7 @@ from thinmeta.migrating.verifying import Verified, verify
 from thinmeta.source import Changes, identity_of_device
 from thinmeta.stream.planning import batches_of, pieces_of
 from thinmeta.stream.targets.content import Content
+from thinmeta.stream.targets.device import is_read_only
 from thinmeta.stream.targets.media import write_at
 from thinmeta.stream.targets.work_file import check_unused, lock
 
@@ -231,12 +232,13 @@ class _Origin:
                     "it and is active: unmount or deactivate that first",
                 ) from error
             if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-                raise ReadOnlyError(
-                    f"{self.path}: it cannot be written to ({error.strerror}): external origins "
-                    "are read-only as a rule; lvchange -prw VG/LV, or blockdev --setrw"
-                ) from error
+                raise self._read_only(str(error.strerror)) from error
             raise
         try:
+            if is_device:
+                number = os.fstat(self.descriptor).st_rdev
+                if is_read_only(f"{os.major(number)}:{os.minor(number)}"):
+                    raise self._read_only("it is a read-only device")
             if not is_device:
                 lock(self.descriptor, self.path)
                 check_unused(self.descriptor, self.path)
@@ -253,6 +255,12 @@ class _Origin:
         traceback: TracebackType | None,
     ) -> None:
         os.close(self.descriptor)
+
+    def _read_only(self, why: str) -> ReadOnlyError:
+        return ReadOnlyError(
+            f"{self.path}: it cannot be written to ({why}): external origins are read-only as a "
+            "rule; lvchange -prw VG/LV, or blockdev --setrw"
+        )
 
     def sync(self) -> None:
         """Make durable what was written."""

@@ -71,6 +71,7 @@ def migrate(
         VerificationError: What was copied does not read as the source does. A device does
             not count as holding anything then; a file or a volume of a pool is what it was.
         DeviceInUseError: Somebody uses the target.
+        ReadOnlyError: It is a device that cannot be written to.
         NoSpaceError: The target's pool is full.
         DamagedBlockError: A block of the metadata failed its check.
         OSError: Something cannot be read or written, or is too small.

@@ -14,7 +14,7 @@ from contextlib import suppress
 from hashlib import sha256
 
 from thinmeta._core import Blake3, is_zero
-from thinmeta.errors import DeviceInUseError, UsageError
+from thinmeta.errors import DeviceInUseError, ReadOnlyError, UsageError
 from thinmeta.stream.sidecar import Sidecar, Work, state_folder
 from thinmeta.stream.targets import journal
 from thinmeta.stream.targets.base import Target
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from thinmeta.stream.sidecar import State
     from thinmeta.stream.targets.base import Begin, Evidence, Gathering
 
-__all__ = ["DeviceTarget", "device_key", "device_name"]
+__all__ = ["DeviceTarget", "device_key", "device_name", "is_read_only"]
 
 SYSFS = "/sys/dev/block"
 _BY_ID = "/dev/disk/by-id"
@@ -80,6 +80,8 @@ class DeviceTarget(Target):
             raise DeviceInUseError(self.name, reason) from error
         if os.fstat(self._descriptor).st_rdev != os.makedev(*map(int, self._number.split(":"))):
             raise DeviceInUseError(self.name, "another device has taken its name just now")
+        if is_read_only(self._number):
+            raise ReadOnlyError(f"{self.name} is a read-only device")
 
     def _close(self) -> None:
         if self._descriptor >= 0:
@@ -179,6 +181,15 @@ class _InPlace:
 
     def close(self) -> None:
         """The device stays open."""
+
+
+def is_read_only(number: str) -> bool:
+    """Whether the kernel lets nobody write to a device; opening it for that may succeed.
+
+    Args:
+        number: ``"MAJOR:MINOR"``.
+    """
+    return _read(f"{SYSFS}/{number}/ro") == "1"
 
 
 def device_name(number: str) -> str:
