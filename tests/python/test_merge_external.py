@@ -16,7 +16,15 @@ from streams import BLOCK, Source, pattern
 from thinmeta.merging.external import ExternalMerge, merge_into_external_origin
 from thinmeta.stream.targets.media import write_at
 
+POOLS = int(os.environ.get("THINMETA_MOVES_POOLS", "12"))
+SEED = int(os.environ.get("THINMETA_MOVES_SEED", "1"))
 SIZE = 12 * BLOCK
+
+
+@pytest.fixture
+def tmp_path(memory_path: Path) -> Path:
+    """Nothing here is about a disk, and each of many outputs is flushed."""
+    return memory_path
 
 
 class World:
@@ -56,7 +64,7 @@ class World:
 
     def words(self, *more: object) -> tuple[object, ...]:
         pool = (self.source.meta, 1, "--data", self.source.data)
-        return ("merge-external", *pool, "--into-external-origin", self.origin, *more)
+        return ("merge", *pool, "--into-external-origin", self.origin, *more)
 
     def journal(self) -> Path:
         return self.origin.with_name("origin.img.thinmeta-merge")
@@ -232,7 +240,7 @@ def test_a_journal_that_cannot_be_believed_is_none(world: World) -> None:
 
 
 def test_random_volumes_are_what_their_origin_becomes(tmp_path: Path) -> None:
-    for seed in range(12):
+    for seed in range(SEED, SEED + POOLS):
         draw = random.Random(seed)
         world = World(tmp_path / str(seed), size=draw.randrange(12 * BLOCK, 40 * BLOCK, 512))
         for _ in range(draw.randrange(12)):
@@ -253,7 +261,10 @@ def test_random_volumes_are_what_their_origin_becomes(tmp_path: Path) -> None:
 
 def test_the_command_says_what_it_did(command: ThinmetaCommand, world: World) -> None:
     shown = world.content()
-    run = command(*world.words("--dry-run"))
+    for plan in ("--plan", "-n", "--dry-run"):
+        run = command(*world.words(plan))
+        assert run.returncode == 0, run.stderr
+    assert world.origin.read_bytes() == world.below
     assert run.stdout.startswith(f"{5 * BLOCK} bytes of device 1 ")
     assert run.stdout.endswith(f"would be written to {world.origin} (320 KiB, 4 ranges)\n")
     run = command(*world.words())
@@ -268,9 +279,17 @@ def test_the_command_says_what_it_did(command: ThinmetaCommand, world: World) ->
 
 
 def test_the_command_says_what_is_missing(command: ThinmetaCommand, world: World) -> None:
-    pool = ("merge-external", world.source.meta, 1)
-    fails(command(*pool, "--data", world.source.data), 2, "--into-external-origin is missing")
-    fails(command(*pool, "--into-external-origin", world.origin), 2, "--data is missing")
+    pool, data = ("merge", world.source.meta), ("--data", world.source.data)
+    origin = ("--into-external-origin", world.origin)
+    fails(command(*pool, 1), 2, "--origin and --snapshot, or ID and --into-external-origin")
+    fails(command(*pool, 1, *data), 2, "--data is for --into-external-origin")
+    fails(command(*pool, 1, *origin), 2, "--data is missing")
+    fails(command(*pool, *data, *origin), 2, "ID is missing")
+    fails(command(*world.words("--overlay")), 2, "--overlay is for an origin in the pool")
+    fails(command(*world.words("-o", "new")), 2, "--output is for an origin in the pool")
+    fails(command(*world.words("-m")), 2, "nothing can be merged")
     fails(command(*world.words("--size", "x")), 2, "--size must be a number")
+    fails(command("merge-external", *pool[1:], 1), 2, "there is no command")
+    assert world.origin.read_bytes() == world.below
     os.truncate(world.origin, BLOCK)
     fails(command(*world.words()), 3, "make it larger first")

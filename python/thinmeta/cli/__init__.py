@@ -44,7 +44,6 @@ COMMANDS = (
     "bookmark",
     "backup",
     "migrate",
-    "merge-external",
     "restore",
     "repair",
     "size",

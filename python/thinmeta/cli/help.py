@@ -24,14 +24,12 @@ Copies of volumes, and what has changed in them
   bookmark   save the mappings of a snapshot, to know later what has changed since
   backup     keep generations of volumes in a folder or an object store
   migrate    copy a volume to another pool, a device or a file, and prove it
-  merge-external
-             write a volume back onto the external origin that it was made over
 
 Metadata made anew, in another place than the old ones
   restore  make a pool's metadata from XML
   repair   make them from what can be read of damaged ones
   shrink   make a pool fit on a shorter data device, moving what lies past its end
-  merge    give an origin the content of its snapshot
+  merge    give an origin the content of its snapshot; an external one, too
 
 Pools in use
   live     status, snapshots of volumes, and the metadata snapshot

@@ -1,8 +1,8 @@
-"""``thinmeta merge-external``: a volume back onto the external origin that it was made over."""
+"""``thinmeta merge --into-external-origin``: a volume, back onto what it was made over."""
 
 from __future__ import annotations
 
-from thinmeta.cli.options import Option, parse, size
+from thinmeta.cli.options import size
 from thinmeta.cli.output import write_json, write_text
 from thinmeta.cli.pools import find_source
 from thinmeta.cli.progress import progress
@@ -16,69 +16,11 @@ if TYPE_CHECKING:
     from thinmeta.cli.options import Parsed
     from thinmeta.merging.external import ExternalMerge
 
-HELP = """\
-Usage: thinmeta merge-external [OPTION]... META ID --data DATA
-                               --into-external-origin DEVICE
-       thinmeta merge-external [OPTION]... POOL ID --into-external-origin DEVICE
 
-Writes what thin device ID has mapped back to DEVICE, the external origin that it was
-made over, reads it back from the disk, and compares it with what the volume reads.
-Afterwards DEVICE has the volume's content. META and DATA are the pool's metadata and
-data, devices or images of them; or POOL is a live pool, where the volume may not be
-active.
-
-Only what is mapped is written; where nothing is, the volume shows what DEVICE has there.
-The volume is not changed: while this is done, and if it is interrupted, it reads as
-before, so that nothing is lost. The same command once more goes on.
-
-EVERYTHING ELSE THAT STANDS ON DEVICE SEES THE CHANGE: other volumes over the same origin
-read differently afterwards. A pool does not know which volumes have which origin; LVM
-does (lvs -o+origin). DEVICE is refused while it is mounted, or a volume over it is
-active. LVM makes such origins read-only: lvchange -prw VG/LV allows it.
-
-Options
-      --into-external-origin DEVICE
-                         the origin: a device, or an image of it
-      --data DATA        the pool's data device, or an image of it
-      --size BYTES       the size of the volume, also as 512M, 10GiB or 20971520s
-                         (sectors), where it ends in the middle of a block past the end of
-                         DEVICE, and there is something in the rest of it
-      --no-verify        do not read it back
-  -n, --dry-run          say how much would be written, and change nothing
-      --json             print JSON
-  -h, --help             print this
-
-Examples
-  thinmeta merge-external --dry-run pool_tmeta.img 1 --data pool_tdata.img
-    --into-external-origin base.img
-  thinmeta merge-external vg/pool 3 --into-external-origin /dev/vg/base
-"""
-
-#: What it takes besides the options of every command that changes something.
-OPTIONS = (
-    Option("into-external-origin", takes="a word"),
-    Option("data", takes="a word"),
-    Option("size", takes="a word"),
-    Option("no-verify"),
-)
-COMMON = (Option("help", "h"), Option("json"), Option("dry-run", "n"))
-NAMES = ("META", "ID")
-
-
-def run(arguments: list[str]) -> int:
-    """Run the command on its words and return its exit status."""
-    parsed = parse("merge-external", arguments, OPTIONS, NAMES, common=COMMON)
-    if parsed.has("help"):
-        write_text(HELP)
-        return 0
-    return merge(parsed)
-
-
-def merge(parsed: Parsed) -> int:
-    """Do what a command line says that has these options; its words are META or POOL, and ID."""
+def merge_external(parsed: Parsed, *, dry_run: bool) -> int:
+    """Do what a command line says whose words are META or POOL, and ID; its exit status."""
     origin = parsed.value("into-external-origin")
-    if origin is None:
-        raise _wrong(parsed, "--into-external-origin is missing")
+    assert origin is not None
     given, data = parsed.value("size"), parsed.value("data")
     size_bytes = None if given is None else size(given, "--size")
     source = find_source(parsed.words[0], None)
@@ -104,7 +46,7 @@ def merge(parsed: Parsed) -> int:
             origin,
             sources=(source.metadata, data),
             size_bytes=size_bytes,
-            dry_run=parsed.has("dry-run"),
+            dry_run=dry_run,
             verify=not parsed.has("no-verify"),
             progress=show,
         )
