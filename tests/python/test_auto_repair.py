@@ -16,8 +16,10 @@ from command import ThinmetaCommand, as_json, fails
 from corpus import Corpus
 from counts import Counts
 from dropins import DropIns
+from guides import run_console, unpack_example
 from model import PoolModel
 from oracles import NewerTools, ThinTools, newer_tools
+from test_docs import DOCS
 
 NAMES = ["deleted", "discards", "needs-check", "random-60k", "restored-0.9.0", "snap-chain"]
 #: How many processes are killed.
@@ -225,3 +227,14 @@ def test_killed_at_any_moment_it_leaves_the_pool_as_it_was_or_right(
         done = thinmeta.auto_repair(meta)
         assert done.is_clean and thin_tools.check(meta) == 0
     assert frozenset() in seen
+
+
+def test_the_page_shows_what_is_printed(command: ThinmetaCommand, tmp_path: Path) -> None:
+    """docs/findings.md, on the pool of examples/ with three blocks that are leaked."""
+    unpack_example(tmp_path)
+    counts = Counts(tmp_path / "pool_tmeta.img")
+    for block in range(300, 303):
+        counts.set("data", block, 1)
+    counts.save(tmp_path / "pool_tmeta.img")
+    assert run_console(DOCS / "findings.md", command, tmp_path) == 1
+    assert thinmeta.check(tmp_path / "pool_tmeta.img").is_clean

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import lzma
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -20,10 +18,11 @@ import small_pools
 import thinmeta
 from checks import AllChecks
 from command import ThinmetaCommand, as_json, fails
+from guides import run_console, unpack_example
 from model import DeviceModel, PoolModel
 from oracles import ThinTools
 from small_pools import BLOCK_BYTES, block_of
-from test_docs import DOCS, REPOSITORY
+from test_docs import DOCS
 from thinmeta import _core, shrinking
 from thinmeta.shrink_journal import ShrinkJournal
 
@@ -426,25 +425,5 @@ def test_the_command_says_what_is_missing(command: ThinmetaCommand, tmp_path: Pa
 
 
 def test_the_guide_shows_what_is_printed(command: ThinmetaCommand, tmp_path: Path) -> None:
-    """docs/moving.md, on the pool of examples/ after its metadata snapshot was released."""
-    for name, image in (("pool_tmeta.img", "metadata.img"), ("pool_tdata.img", "data.img")):
-        packed = (REPOSITORY / "examples" / "pool" / f"{image}.xz").read_bytes()
-        (tmp_path / name).write_bytes(lzma.decompress(packed))
-    with thinmeta.open_pool(tmp_path / "pool_tmeta.img", mode="r+") as pool:
-        with pool.transaction() as txn:
-            txn.release_metadata_snapshot()
-    text = (DOCS / "moving.md").read_text()
-    commands = 0
-    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
-        for shown in block.removeprefix("$ thinmeta ").split("$ thinmeta "):
-            line, _, printed = shown.partition("\n")
-            done = subprocess.run(
-                command.argv(*line.split()),
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            assert done.stdout.startswith(printed), line
-            commands += 1
-    assert commands == 5
+    unpack_example(tmp_path)
+    assert run_console(DOCS / "moving.md", command, tmp_path) == 5
