@@ -12,7 +12,9 @@ import pytest
 import thinmeta
 from command import ThinmetaCommand, as_json, fails
 from dropins import DropIns
+from guides import run_console, unpack_example
 from streams import BLOCK, SIZE, Source, monday_and_tuesday
+from test_docs import DOCS, run
 from thinmeta import stream
 from thinmeta.stream.targets import PoolTarget, Target
 
@@ -219,3 +221,12 @@ def test_thin_migrate_fails_where_1_x_does(
         assert drop_in(f"thin_migrate {line}").status == 1
         assert drop_in(f"thin_migrate {line}", compat="1.x").status == 2
     assert drop_in("thin_migrate -V").out == b"1.1.0\n"
+
+
+def test_the_guide_shows_what_is_printed(
+    command: ThinmetaCommand, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THINMETA_STATE_DIR", str(memory_path / "state"))
+    unpack_example(memory_path)
+    assert run_console(DOCS / "migrate.md", command, memory_path) == 7
+    assert run(DOCS / "migrate.md", memory_path, monkeypatch) == 1
