@@ -13,6 +13,7 @@ import thinmeta
 from command import ThinmetaCommand, as_json, fails
 from dropins import DropIns
 from guides import run_console, unpack_example
+from oracles import newer_tools
 from streams import BLOCK, SIZE, Source, monday_and_tuesday
 from test_docs import DOCS, run
 from thinmeta import stream
@@ -198,28 +199,65 @@ class _Device:
 # ---- thin_migrate ----
 
 
+#: Command lines that fail, and what 1.1.0 ends with; of active volumes tests/kernel has more.
+REFUSED = {
+    "": 64,
+    "-q": 64,
+    "--dest-file COPY": 64,
+    "--source-dev DATA": 64,
+    "--source-dev DATA --dest-file COPY": 64,
+    "--source-dev=DATA --dest-file=COPY": 64,
+    "--source-dev DATA --dest-dev COPY": 64,
+    "--source-dev DATA --dest-dev COPY --dest-file COPY": 64,
+    "--source-dev DATA --dest-file COPY --zero-dest": 64,
+    "--source-dev DATA --dest-file COPY --buffer-size-meg 3": 64,
+    "--source-dev DATA --dest-file COPY --buffer-size-meg 0": 64,
+    "--source-dev ABSENT --dest-file COPY": 64,
+    "--source-dev": 2,
+    "--source-dev DATA --dest-file": 2,
+    "--source-dev DATA --source-dev DATA --dest-file COPY": 2,
+    "--buffer-size-meg x": 2,
+    "--buffer-size-meg -5": 2,
+    "--buffer-size-meg 18446744073709551616": 2,
+    "--zero-dest=1": 2,
+    "word": 2,
+    "--what": 2,
+    "-x": 2,
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
 def test_thin_migrate_fails_where_1_x_does(
+    drop_in: DropIns, source: Source, tmp_path: Path, line: str
+) -> None:
+    copy = tmp_path / "copy"
+    places = {"COPY": copy, "DATA": source.data, "ABSENT": tmp_path / "absent"}
+    status = REFUSED[line]
+    for word, place in places.items():
+        line = line.replace(word, str(place))
+    ran = drop_in(f"thin_migrate {line}")
+    assert (ran.status, ran.out) == (1, b"")
+    assert "-q" in line.split() or ran.err.startswith("thinmeta: ")
+    assert drop_in(f"thin_migrate {line}", compat="1.x").status == status
+    newer = newer_tools()
+    if newer is not None:
+        assert newer.run("thin_migrate", *line.split()).returncode == status
+    assert not copy.exists()
+
+
+def test_thin_migrate_says_what_is_missing(
     drop_in: DropIns, source: Source, tmp_path: Path
 ) -> None:
-    """Without a source, without a destination, with a file as the source: 1.1.0 ends with 64."""
-    copy = tmp_path / "copy"
     from_file = f"thin_migrate --source-dev {source.data}"
     for line, says in (
         ("thin_migrate", "--source-dev is missing"),
-        (f"thin_migrate --dest-file {copy}", "--source-dev is missing"),
         (from_file, "--dest-dev or --dest-file is missing"),
-        (f"{from_file} --dest-file {copy}", "no active thin volume"),
-        (f"{from_file} --dest-file {copy} --zero-dest --delta-id 3", "no active thin volume"),
-        (f"{from_file} --dest-file {copy} --buffer-size-meg 3", "no active thin volume"),
+        (f"{from_file} --dest-file {tmp_path / 'copy'}", "no active thin volume"),
+        # 1.1.0 has that in its code, and ends with an error of its own.
+        (f"{from_file} --dest-file {tmp_path / 'copy'} --delta-id 3", "no active thin volume"),
     ):
-        ran = drop_in(line)
-        assert ran.status == 1 and says in ran.err
-        assert drop_in(line, compat="1.x").status == 64
+        assert says in drop_in(line).err
         assert drop_in(f"{line} -q").err == ""
-    assert not copy.exists()
-    for line in ("--buffer-size-meg x", "--buffer-size-meg -5", "word", "--what"):
-        assert drop_in(f"thin_migrate {line}").status == 1
-        assert drop_in(f"thin_migrate {line}", compat="1.x").status == 2
     assert drop_in("thin_migrate -V").out == b"1.1.0\n"
 
 

@@ -7,12 +7,17 @@ import stat
 
 from thinmeta.cli.dropins.options import QUIET, Option
 from thinmeta.cli.progress import progress
-from thinmeta.errors import ThinmetaError, UsageError
+from thinmeta.errors import (
+    DeviceInUseError,
+    NoMetadataSnapshotError,
+    ThinmetaError,
+    UsageError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from thinmeta.cli.dropins.options import Parsed
-    from thinmeta.live import LivePool
+    from thinmeta.live import LivePool, LiveVolume
     from thinmeta.stream.targets import Target
 
 HELP = """\
@@ -20,11 +25,13 @@ Usage: thin_migrate --source-dev DEVICE {--dest-dev DEVICE | --dest-file FILE} [
 
 Copies an active thin volume, or what has changed in it, to another device or to a file.
 This is thinmeta's stand-in for thin_migrate of thin-provisioning-tools; 'thinmeta
-migrate' also takes volumes that are not active, images, and pools as destinations.
+migrate' also takes volumes in use, images, and pools as destinations.
 
-A snapshot of the volume is made and read, and removed in the end, so that the volume may
-be in use. The copy is read back and compared, and what was interrupted is gone on with by
-the next call. What is not mapped is zero, or a hole, in the destination.
+As 1.x has it, the volume has to be active and read-only, a snapshot for example, the
+pool has to hold a metadata snapshot that shows it, and a device has to be as long as the
+volume: nothing is sent to the pool. 'thinmeta migrate' makes what it needs, and removes
+it. Other than 1.1.0, it makes zero, or a hole, of what is not mapped, reads the copy back
+and compares it, and goes on with what was interrupted.
 
 Options
       --source-dev DEVICE    the thin volume
@@ -32,7 +39,7 @@ Options
       --dest-file FILE       a file, which is replaced if it is there
       --delta-id ID          copy only what has changed since thin device ID of the same
                              pool, a snapshot that the destination holds (1.1.0 ends with
-                             an error)
+                             an error of its own)
       --zero-dest            what is not mapped is zero in the destination: it always is
       --buffer-size-meg MB   for content that was read and not written yet
   -q, --quiet                print nothing, also of errors
@@ -56,9 +63,10 @@ _MAX_BUFFER_MEG = 1 << 20
 
 def run(parsed: Parsed) -> int:
     """Run the program on its command line and return its exit status."""
-    from thinmeta.cli.migrating import live_generation, purpose_of
     from thinmeta.cli.signals import raise_on_termination
+    from thinmeta.migrating.apart import check_apart
     from thinmeta.migrating.work import BUFFER_BYTES, migrate
+    from thinmeta.source import ImageGeneration
 
     base = parsed.number("delta-id", _MAX_DEVICE_ID)
     megabytes = parsed.number("buffer-size-meg", _MAX_BUFFER_MEG)
@@ -67,18 +75,27 @@ def run(parsed: Parsed) -> int:
         # The peer does not call this wrong usage, which shows in its exit status.
         raise ThinmetaError("thin_migrate: --source-dev is missing")
     target = _target(parsed)
-    live, device_id = _source(source)
+    live, volume = _source(source)
+    if megabytes == 0:
+        raise ThinmetaError("thin_migrate: --buffer-size-meg: the buffers cannot be empty")
+    if live.status().held_root is None:
+        words = f"it holds no metadata snapshot; 'thinmeta live reserve {live.name}' makes one, "
+        raise NoMetadataSnapshotError(live.path, words + "and 'thinmeta migrate' needs none")
+    check_apart([volume.path, live.metadata_path, live.data_path, live.path], target.paths)
+    if parsed.has("dest-dev"):
+        _check_length(target, volume)
     raise_on_termination()
     # There is no option for it: what nobody knows of the destination is believed, and then
     # all of the volume is compared.
     forces = base is not None and target.peek().held is None
     with (
-        live_generation(
-            live,
-            device_id,
-            target,
-            purpose=purpose_of("migrate", target),
-            force_base=forces,
+        live.metadata_snapshot(adopt=True) as pool,
+        ImageGeneration(
+            pool,
+            volume.device_id,
+            size_bytes=volume.size_bytes,
+            external_origin=volume.external_origin,
+            pool_uuid=live.uuid,
         ) as generation,
         progress("migrating", in_bytes=True, quiet=parsed.has("quiet")) as report,
     ):
@@ -96,21 +113,41 @@ def run(parsed: Parsed) -> int:
 
 
 def _target(parsed: Parsed) -> Target:
-    from thinmeta.stream.targets import DeviceTarget, FileTarget
+    from thinmeta.stream.targets import DeviceTarget, open_target
 
     device, file = parsed.value("dest-dev"), parsed.value("dest-file")
     if device is not None:
         return DeviceTarget(device)
     if file is None:
         raise ThinmetaError("thin_migrate: --dest-dev or --dest-file is missing")
-    return FileTarget(file)
+    return open_target(file)
 
 
-def _source(path: str) -> tuple[LivePool, int]:
-    """The pool of an active thin volume, and its number there.
+def _check_length(target: Target, volume: LiveVolume) -> None:
+    """Refuse a device of another length, as the peer does.
+
+    Raises:
+        UsageError: It is longer or shorter than the volume.
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(target.name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        length = os.lseek(descriptor, 0, os.SEEK_END)
+    finally:
+        os.close(descriptor)
+    if length != volume.size_bytes:
+        raise UsageError(
+            f"{target.name} has {length} bytes, and the volume {volume.size_bytes}: 'thinmeta "
+            "migrate' takes longer devices, too"
+        )
+
+
+def _source(path: str) -> tuple[LivePool, LiveVolume]:
+    """The pool of an active thin volume that nobody can write to, and the volume.
 
     Raises:
         UsageError: It is something else.
+        DeviceInUseError: It can be written to.
         LivePoolError: Device-mapper does not say.
         OSError: It is not there.
     """
@@ -123,9 +160,19 @@ def _source(path: str) -> tuple[LivePool, int]:
     words = f"{path} is no active thin volume: 'thinmeta migrate' takes others, and images"
     if not stat.S_ISBLK(found.st_mode) or not os.path.exists(f"/sys/dev/block/{number}/dm"):
         raise UsageError(words)
-    name = dmsetup.info(f":{number}").name
-    lines = dmsetup.table(name).splitlines()
+    info = dmsetup.info(f":{number}")
+    lines = dmsetup.table(info.name).splitlines()
     if len(lines) != 1 or lines[0].split()[2:3] != ["thin"]:
         raise UsageError(words)
-    thin = parse_thin_table(name, lines[0])
-    return live_pool(node_of(thin.pool)), thin.device_id
+    thin = parse_thin_table(info.name, lines[0])
+    live = live_pool(node_of(thin.pool))
+    for volume in live.volumes():
+        if volume.name == info.name:
+            if volume.read_only:
+                return live, volume
+            raise DeviceInUseError(
+                path,
+                "it can be written to while it is copied; give a snapshot of it that is active "
+                "and read-only, or use 'thinmeta migrate', which makes one",
+            )
+    raise UsageError(words)
