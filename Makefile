@@ -146,10 +146,14 @@ crash: ## the crash tests with CRASH_IMAGES (100000) images from CRASH_SEED (1) 
 	@THINMETA_CRASH_IMAGES=$(CRASH_IMAGES) THINMETA_CRASH_SEED=$(CRASH_SEED) \
 	    cargo test --release $(LOCKED) --test core crash:: -- --nocapture
 
-moves: $(DEV_ENV) $(NATIVE) ## MOVES_POOLS (500) random pools from MOVES_SEED (1) on, shrunk and merged, and runs that are killed; half an hour
+moves: $(DEV_ENV) $(NATIVE) ## MOVES_POOLS (500) random pools from MOVES_SEED (1) on, shrunk, merged and put right, beside the peers, and runs that are killed; half an hour
 	@THINMETA_MOVES_POOLS=$(MOVES_POOLS) THINMETA_MOVES_SEED=$(MOVES_SEED) THINMETA_MOVES_KILLS=100 \
 	    $(BIN)/python -m pytest -q tests/python/test_shrink.py tests/python/test_merge.py \
-	    tests/python/test_merge_external.py tests/python/test_moves_devices.py
+	    tests/python/test_merge_external.py tests/python/test_moves_devices.py \
+	    tests/python/test_dropins_shrink.py
+	@THINMETA_AUTO_REPAIR_POOLS=$(MOVES_POOLS) THINMETA_AUTO_REPAIR_KILLS=100 \
+	    THINMETA_MIGRATE_KILLS=100 $(BIN)/python -m pytest -q tests/python/test_auto_repair.py \
+	    tests/python/test_migrate.py tests/python/test_cli_migrate.py
 
 histories: $(DEV_ENV) $(NATIVE) ## HISTORIES (2000) random histories of pools from HISTORY_SEED (1) on; long
 	@THINMETA_HISTORIES=$(HISTORIES) THINMETA_HISTORY_SEED=$(HISTORY_SEED) \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from dropins import DropIns
 from model import PoolModel
 from oracles import NewerTools, missing, newer_tools
 from small_pools import BLOCK_BYTES, block_of
+
+POOLS = int(os.environ.get("THINMETA_MOVES_POOLS", "6"))
+SEED = int(os.environ.get("THINMETA_MOVES_SEED", "1"))
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def contents(pool: PoolModel, data: Path) -> dict[int, dict[int, bytes]]:
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["xml", "binary"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(SEED, SEED + POOLS))
 def test_both_make_a_pool_that_reads_the_same(
     newer: NewerTools, drop_in: DropIns, tmp_path: Path, seed: int, binary: bool
 ) -> None:
@@ -148,3 +152,113 @@ def test_what_is_wrong_is_said_in_a_line(drop_in: DropIns, tmp_path: Path) -> No
     # From a file to itself, as the peer allows it.
     assert drop_in("thin_shrink", "-i", xml, "-o", xml, *rest).status == 0
     assert PoolModel.from_xml(xml.read_bytes()).devices == pool.devices
+
+
+# ---- forms ----
+
+#: A pool with room, and with blocks far up.
+MOVING = next(
+    seed
+    for seed in range(1000)
+    for pool in [small_pools.random_pool(seed)]
+    for used in [small_pools.used_blocks(pool)]
+    if 20 < len(used) < 60 and max(used) > 100
+)
+SAME = [
+    "-i SOURCE -o OUT --data DATA --nr-blocks END",
+    "-iSOURCE -oOUT --data=DATA --nr-blocks=END",
+    "-i=SOURCE -o=OUT --data DATA --nr-blocks +END",
+    "--input SOURCE --output OUT --nr-blocks END --data DATA",
+    "--nr-blocks END --data DATA --output=OUT --input=SOURCE",
+]
+
+
+@pytest.mark.parametrize("kind", ["", "--binary ", "--no-copy ", "--no-copy --binary "])
+def test_forms_that_mean_the_same(
+    newer: NewerTools, drop_in: DropIns, tmp_path: Path, kind: str
+) -> None:
+    pool = small_pools.random_pool(MOVING)
+    used = small_pools.used_blocks(pool)
+    places = {name: tmp_path / name.lower() for name in ("SOURCE", "OUT", "DATA")}
+    small_pools.make_data(pool, places["DATA"])
+    noise = places["DATA"].read_bytes()
+    if "binary" in kind:
+        small_pools.make(pool, places["SOURCE"])
+    else:
+        places["SOURCE"].write_bytes(pool.to_xml())
+    made, copied = set(), set()
+    for form in SAME:
+        line = kind + form
+        for word, place in places.items():
+            line = line.replace(word, str(place))
+        line = line.replace("END", str(len(used) + 3))
+        for run in ("theirs", "ours"):
+            places["DATA"].write_bytes(noise)
+            places["OUT"].write_bytes(bytes(4 << 20))
+            if run == "theirs":
+                status = newer.run("thin_shrink", *line.split()).returncode
+                continue
+            assert drop_in("thin_shrink", *line.split()).status == status == 0, line
+        made.add(places["OUT"].read_bytes())
+        copied.add(places["DATA"].read_bytes())
+    assert len(made) == len(copied) == 1
+    assert (copied == {noise}) == ("no-copy" in kind)
+
+
+#: What 1.1.0 ends with where its own code did not expect something, XML that is none here.
+PANIC = 101
+REFUSED = [
+    "",
+    "-i XML -o OUT --data DATA",
+    "-i XML -o OUT --nr-blocks 90",
+    "-i XML --data DATA --nr-blocks 90",
+    "-o OUT --data DATA --nr-blocks 90",
+    "-i XML -o OUT --data DATA --nr-blocks",
+    "-i XML -o OUT --data DATA --nr-blocks x",
+    "-i XML -o OUT --data DATA --nr-blocks -1",
+    "-i XML -o OUT --data DATA --nr-blocks 18446744073709551616",
+    "-i XML -o OUT --data DATA --nr-blocks 90 more",
+    "-i XML -i XML -o OUT --data DATA --nr-blocks 90",
+    "-i XML -o OUT --data DATA --nr-blocks 90 --binary=1",
+    "-i XML -o OUT --data DATA --nr-blocks 90 -q",
+    "-i XML -o OUT --data DATA --nr-blocks 90 --bogus",
+    "-i XML -o OUT --data DATA --nr-blocks 1",
+    "-i XML -o OUT --data DATA --nr-blocks 0",
+    "-i ABSENT -o OUT --data DATA --nr-blocks 90",
+    "-i XML -o OUT --data ABSENT --nr-blocks 9",
+    "-i XML -o FOLDER --data DATA --nr-blocks 90",
+    "-i FOLDER -o OUT --data DATA --nr-blocks 90",
+    "-i META -o OUT --data DATA --nr-blocks 90",
+    "--binary -i XML -o OUT --data DATA --nr-blocks 90",
+    "--binary -i META -o ABSENT --data DATA --nr-blocks 90",
+    "--binary -i META -o SMALL --data DATA --nr-blocks 90",
+    "--binary -i ABSENT -o OUT --data DATA --nr-blocks 90",
+    "--binary -i META -o OUT --data ABSENT --nr-blocks 9",
+    "--binary -i META -o OUT --data DATA --nr-blocks 1",
+    "--binary -i META -o OUT --data DATA --nr-blocks 0",
+]
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_1_x_refuses_is_refused(
+    newer: NewerTools, drop_in: DropIns, tmp_path: Path, line: str
+) -> None:
+    pool = small_pools.random_pool(MOVING)
+    names = ("XML", "META", "OUT", "SMALL", "DATA")
+    places = {name: tmp_path / name.lower() for name in names}
+    places["XML"].write_bytes(pool.to_xml())
+    small_pools.make(pool, places["META"])
+    small_pools.make_data(pool, places["DATA"])
+    places["OUT"].write_bytes(bytes(1 << 20))
+    places["SMALL"].write_bytes(bytes(3 * 4096))
+    before = {name: place.read_bytes() for name, place in places.items()}
+    for word, place in (*places.items(), ("ABSENT", tmp_path / "absent"), ("FOLDER", tmp_path)):
+        line = line.replace(word, str(place))
+    ran = drop_in("thin_shrink", *line.split())
+    assert (ran.status, ran.out) == (1, b""), ran.err
+    assert ran.err.startswith("thinmeta: ") and ran.err.count("\n") == 1
+    ours = drop_in("thin_shrink", *line.split(), compat="1.x").status
+    # Of ours, everything is what it was.
+    assert {name: place.read_bytes() for name, place in places.items()} == before
+    theirs = newer.run("thin_shrink", *line.split()).returncode
+    assert theirs in (ours, PANIC)
