@@ -155,7 +155,7 @@ def test_a_device_in_use_is_refused(world: World) -> None:
 
 def test_a_device_that_is_read_only_is_refused(world: World, tmp_path: Path) -> None:
     with loop_device(world.origin, read_only=True) as device:
-        with pytest.raises(thinmeta.ReadOnlyError, match="lvchange -prw"):
+        with pytest.raises(thinmeta.ReadOnlyError, match="device of your own"):
             world.merge(device)
     with pytest.raises(thinmeta.UsageError, match="neither a file nor a block device"):
         world.merge(tmp_path)

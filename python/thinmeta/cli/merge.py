@@ -59,7 +59,9 @@ before, so that nothing is lost. The same command once more goes on.
 EVERYTHING ELSE THAT STANDS ON DEVICE SEES THE CHANGE: other volumes over the same origin
 read differently afterwards. A pool does not know which volumes have which origin; LVM
 does (lvs -o+origin). DEVICE is refused while it is mounted, or a volume over it is
-active. LVM makes such origins read-only: lvchange -prw VG/LV allows it.
+active. LVM keeps such origins read-only; with all volumes over it inactive, DEVICE is one
+of your own over the same place: 'lvchange -ay VG/LV', 'dmsetup table VG-LV-real > T',
+'lvchange -an VG/LV', 'dmsetup create base T', and afterwards 'dmsetup remove base'.
 
       --into-external-origin DEVICE
                          the origin: a device, or an image of it

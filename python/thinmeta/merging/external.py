@@ -258,8 +258,9 @@ class _Origin:
 
     def _read_only(self, why: str) -> ReadOnlyError:
         return ReadOnlyError(
-            f"{self.path}: it cannot be written to ({why}): external origins are read-only as a "
-            "rule; lvchange -prw VG/LV, or blockdev --setrw"
+            f"{self.path}: it cannot be written to ({why}). External origins are read-only as a "
+            "rule, and LVM keeps them so: make a device of your own over the same place "
+            "('thinmeta merge --help' tells how)"
         )
 
     def sync(self) -> None:
