@@ -63,12 +63,13 @@ def test_what_is_not_ours_stays(command: ThinmetaCommand, folder: Path, kind: st
         path.mkdir()
     else:
         path.symlink_to("/usr/sbin/pdata_tools")
-    before = os.lstat(path)
+    # All but when it was last read, which looking at it changes.
+    before = os.lstat(path)[:7]
     for option in ([], ["--dry-run"]):
         fails(command("install-links", *option, folder), 2, "no link to thinmeta")
         assert names(folder) == ["thin_dump"]
     assert command("install-links", "--remove", folder).returncode == 0
-    assert os.lstat(path) == before
+    assert os.lstat(path)[:7] == before
 
 
 def test_a_folder_has_to_be_there(command: ThinmetaCommand, tmp_path: Path) -> None:
