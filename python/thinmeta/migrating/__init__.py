@@ -1,4 +1,4 @@
-"""Migration: a volume from one pool to another, or to a file or a device, read back and compared.
+"""Migration: volumes from one pool to another, or to files or devices, read back and compared.
 
 ::
 
@@ -13,19 +13,40 @@
 Where content comes from is a :class:`thinmeta.source.Generation`; where it goes to is a
 :class:`thinmeta.stream.Target`, with all that it does to be whole after a crash. What is here
 copies from one to the other without a stream between them, and proves what it copied.
+Devices that share blocks keep sharing them with :func:`migrate_family`.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from thinmeta.migrating.family import (
+        FamilyReport,
+        MemberPlan,
+        MemberReport,
+        migrate_family,
+        plan_family,
+    )
     from thinmeta.migrating.report import MigrationReport, Verify
     from thinmeta.migrating.work import migrate
 
-__all__ = ["MigrationReport", "Verify", "migrate"]
+__all__ = [
+    "FamilyReport",
+    "MemberPlan",
+    "MemberReport",
+    "MigrationReport",
+    "Verify",
+    "migrate",
+    "migrate_family",
+    "plan_family",
+]
 
 if not TYPE_CHECKING:  # a checker must still refuse names that are not there
-    _HOMES = {"report": "MigrationReport Verify", "work": "migrate"}
+    _HOMES = {
+        "family": "FamilyReport MemberPlan MemberReport migrate_family plan_family",
+        "report": "MigrationReport Verify",
+        "work": "migrate",
+    }
 
     def __getattr__(name):
         from importlib import import_module

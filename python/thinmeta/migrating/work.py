@@ -118,8 +118,6 @@ class _Migration:
         """What is said to be there already; ``None``: it has to be copied."""
         if self._scope == "nothing":
             return Verified() if self._resumable else None
-        if overwrite and not self._resumable:
-            return None
         try:
             return verify(self._generation, self._target.content(), self._whole(), self.how)
         except VerificationError as error:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from thinmeta.stream.targets.base import Begin, Evidence, Gathering
     from thinmeta.volume import WritableVolume
 
-__all__ = ["PoolTarget"]
+__all__ = ["PoolTarget", "evidence_of", "free_id"]
 
 MAX_DEVICE_ID = (1 << 24) - 1
 _AT_ONCE = 1 << 20
@@ -49,6 +49,8 @@ class PoolTarget(Target):
             raise UsageError(f"a device id cannot be {device_id}: 0 to {MAX_DEVICE_ID}")
         self._metadata, self._data, self._id = metadata, data, device_id
         self._pool: Pool | None = None
+        #: Whether blocks of zeros are unmapped, also among others that are not.
+        self._leaves_zeros_out = False
 
     def _find(self) -> None:
         found = os.stat(self._metadata)
@@ -83,16 +85,7 @@ class PoolTarget(Target):
         return self._pool
 
     def _evidence(self, held: Identity) -> Evidence | None:
-        device = self._open_pool.devices.get(self._id)
-        if device is None:
-            return None
-        digest, is_snapshot, _ = device._summary()
-        # Nobody can write to it without a change of its mappings: it was made as a snapshot.
-        return {
-            "digest": digest.hex(),
-            "creation_time": device.creation_time,
-            "written": int(not is_snapshot),
-        }
+        return evidence_of(self._open_pool, self._id)
 
     def _occupied(self) -> str:
         if self._id not in self._open_pool.devices:
@@ -102,8 +95,7 @@ class PoolTarget(Target):
 
     def _new_work(self, header: Header) -> Work:
         pool = self._open_pool
-        taken = {*pool.devices, self._id}
-        free = next(each for each in range(MAX_DEVICE_ID, -1, -1) if each not in taken)
+        free = free_id({*pool.devices, self._id})
         return Work(
             kind="device",
             identity=header.identity,
@@ -130,7 +122,7 @@ class PoolTarget(Target):
                 f"{self.name}: thin device {work.device_id}, with what was received, is gone: "
                 "send the whole volume from the beginning"
             )
-        return _Device(pool, work, begin)
+        return _Device(pool, work, begin, leaves_zeros_out=self._leaves_zeros_out)
 
     def _gathered(self, work: Work) -> Content | None:
         return self._content_of(work.device_id)
@@ -174,8 +166,8 @@ class PoolTarget(Target):
 class _Device:
     """A temporary thin device; a checkpoint is a commit."""
 
-    def __init__(self, pool: Pool, work: Work, begin: Begin) -> None:
-        self._pool = pool
+    def __init__(self, pool: Pool, work: Work, begin: Begin, *, leaves_zeros_out: bool) -> None:
+        self._pool, self._leaves_zeros_out = pool, leaves_zeros_out
         self._block_bytes = pool.superblock.data_block_size_bytes
         self._volume: WritableVolume | None = None
         if begin != "drop":
@@ -183,9 +175,22 @@ class _Device:
             self._volume = pool.devices[work.device_id].open(mode="r+", size_bytes=size_bytes)
 
     def write(self, record: Record | None, offset_bytes: int, content: memoryview) -> None:
+        if not self._leaves_zeros_out:
+            self._write(offset_bytes, content)
+            return
+        block, begin = self._block_bytes, 0
+        for at in range(-offset_bytes % block, content.nbytes - block + 1, block):
+            if is_zero(content[at : at + block]):
+                self._write(offset_bytes + begin, content[begin:at])
+                self.unmap(offset_bytes + at, block)
+                begin = at + block
+        self._write(offset_bytes + begin, content[begin:])
+
+    def _write(self, offset_bytes: int, content: memoryview) -> None:
         assert self._volume is not None
-        self._volume.seek(offset_bytes)
-        self._volume.write(content)
+        if content.nbytes:
+            self._volume.seek(offset_bytes)
+            self._volume.write(content)
 
     def unmap(self, offset_bytes: int, length_bytes: int) -> None:
         """Unmap whole blocks, and write zeros to the parts of others that show something."""
@@ -237,6 +242,25 @@ class _Device:
         if self._volume is not None:
             volume, self._volume = self._volume, None
             volume.close()
+
+
+def evidence_of(pool: Pool, device_id: int) -> Evidence | None:
+    """How a device looks now; ``None``: it is not there."""
+    device = pool.devices.get(device_id)
+    if device is None:
+        return None
+    digest, is_snapshot, _ = device._summary()
+    # Nobody can write to it without a change of its mappings: it was made as a snapshot.
+    return {
+        "digest": digest.hex(),
+        "creation_time": device.creation_time,
+        "written": int(not is_snapshot),
+    }
+
+
+def free_id(taken: set[int]) -> int:
+    """The highest id that is free."""
+    return next(each for each in range(MAX_DEVICE_ID, -1, -1) if each not in taken)
 
 
 def _is_there(pool: Pool, work: Work) -> bool:
