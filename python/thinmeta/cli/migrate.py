@@ -23,6 +23,8 @@ HELP = """\
 Usage: thinmeta migrate [OPTION]... META ID --data DATA DEST
        thinmeta migrate [OPTION]... META ID --data DATA DEST_META DEST_ID --dest-data DATA
        thinmeta migrate [OPTION]... POOL ID DEST [DEST_ID --dest-data DATA]
+       thinmeta migrate [OPTION]... META --family ID,ID... --data DATA DEST_META
+         --dest-data DATA
 
 Copies thin device ID of a pool to another pool, or to a device or a file of its own,
 reads the copy back from the disk and compares it with what the volume reads. The pool is
@@ -37,6 +39,10 @@ Only what is mapped is copied. What is not is a hole in a file, unmapped in a th
 or a pool, and made zero on any other device. What shows through from an external origin
 is copied, too.
 
+With --family several devices are copied to a pool that nobody is using, where they share
+what they share here: each block is copied once. Each begins there as a snapshot of the
+one that has most of it, and is given what others have.
+
 The same command once more goes on where one was interrupted, whatever ended it. A file
 or a volume of a pool takes effect when all of it is there and proven, and is what it was
 until then; a block device that a whole volume is copied to is incomplete until the end.
@@ -50,6 +56,8 @@ Options
       --delta-bookmark FILE
                          the same, since a snapshot whose mappings were saved; it may be
                          gone ('thinmeta bookmark save')
+      --family ID,ID...  copy these devices, ID=DEST_ID to give one another number there;
+                         'all': every device of the pool
       --keep             of a live pool: keep the snapshot that was read, for '--delta-id
                          kept'
       --overwrite        a whole volume may take the place of what is in DEST
@@ -78,6 +86,8 @@ Examples
   thinmeta migrate pool_tmeta.img 2 --data pool_tdata.img new_tmeta.img 7
     --dest-data new_tdata.img
   thinmeta migrate pool_tmeta.img 3 --data pool_tdata.img --delta-id 2 volume.img
+  thinmeta migrate pool_tmeta.img --family 1,2,3=30 --data pool_tdata.img
+    new_tmeta.img --dest-data new_tdata.img
   thinmeta migrate vg/pool home /dev/vg2/home --keep
   thinmeta migrate vg/pool home /dev/vg2/home --delta-id kept
 """
@@ -87,6 +97,7 @@ OPTIONS = (
     Option("dest-data", takes="a word"),
     Option("delta-id", takes="a word"),
     Option("delta-bookmark", takes="a word"),
+    Option("family", takes="a word"),
     Option("keep"),
     Option("overwrite"),
     Option("force-base"),
@@ -100,16 +111,26 @@ OPTIONS = (
 )
 COMMON = (Option("help", "h"), Option("json"))
 WORDS = ("META", "ID", "DEST", "DEST_ID")
+FAMILY_WORDS = ("META", "DEST_META")
 KEPT = "kept"
 
 
 def run(arguments: list[str]) -> int:
     """Run the command on its words and return its exit status."""
-    parsed = parse("migrate", arguments, OPTIONS, WORDS, common=COMMON, optional=1)
+    parsed = parse("migrate", arguments, OPTIONS, WORDS, common=COMMON, optional=len(WORDS))
+    is_family = parsed.has("family")
+    words, optional = (FAMILY_WORDS, 0) if is_family else (WORDS, 1)
+    # How many words there have to be is known only now.
+    parse("migrate", arguments, OPTIONS, words, common=COMMON, optional=optional)
     if parsed.has("help"):
         write_text(HELP)
         return 0
-    scope, base = _scope(parsed), _base(parsed)
+    scope = _scope(parsed)
+    if is_family:
+        from thinmeta.cli.migrate_family import run_family
+
+        return run_family(parsed, scope)
+    base = _base(parsed)
     if parsed.has("data") and (parsed.has("keep") or base == KEPT):
         raise UsageError("migrate: snapshots of live volumes can be kept; of images, name one")
     given, buffers = parsed.value("size"), parsed.value("buffer-size")
