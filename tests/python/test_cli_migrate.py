@@ -268,3 +268,68 @@ def test_the_guide_shows_what_is_printed(
     unpack_example(memory_path)
     assert run_console(DOCS / "migrate.md", command, memory_path) == 7
     assert run(DOCS / "migrate.md", memory_path, monkeypatch) == 1
+
+
+# ---- families ----
+
+
+def test_a_family_is_told_device_by_device(command: ThinmetaCommand, tmp_path: Path) -> None:
+    source = monday_and_tuesday(tmp_path / "source")
+    pool = Source(tmp_path / "pool")
+    line = ("migrate", source.meta, "--data", source.data, pool.meta, "--dest-data", pool.data)
+    before = pool.meta.read_bytes()
+    would = as_json(command(*line, "--family", "1,2=20,3", "--dry-run", "--json"))
+    assert pool.meta.read_bytes() == before
+    run = command(*line, "--family", "1,2=20", "--family", "3")
+    assert run.returncode == 0, run.stderr
+    # Device 1 and 3 are one and the same; of what they have, 2 lacks what came on Tuesday.
+    *devices, end = run.stdout.splitlines()
+    assert devices == [
+        "device 1: 320 KiB copied, 0 B shared",
+        "device 3, after 1: 0 B copied, 320 KiB shared",
+        "device 2 as 20, after 1: 128 KiB copied, 192 KiB shared",
+    ]
+    assert end == (
+        f"{pool.meta} holds 3 devices: {7 * BLOCK} bytes copied, {8 * BLOCK} bytes shared; "
+        "448 KiB read back"
+    )
+    assert (would["copy_bytes"], would["shared_bytes"]) == (7 * BLOCK, 8 * BLOCK)
+    assert [each["device_id"] for each in would["devices"]] == [1, 3, 2]
+    for old, new in ((1, 1), (2, 20), (3, 3)):
+        assert pool.content(new) == source.content(old)
+    again = as_json(command(*line, "--family", "1,2=20,3", "--json"))
+    assert [each["was_there"] for each in again["devices"]] == [True, True, True]
+    assert again["copied_bytes"] == 0
+    assert command("check", pool.meta).returncode == 0
+    everything = Source(tmp_path / "everything")
+    to_it = (everything.meta, "--dest-data", everything.data, "--family", "all")
+    assert command(*line[:4], *to_it, "--no-verify").stdout.endswith("; not verified\n")
+    assert [everything.content(each) for each in (1, 2, 3)] == [
+        source.content(each) for each in (1, 2, 3)
+    ]
+
+
+def test_what_does_not_go_together_with_a_family_is_said(
+    command: ThinmetaCommand, source: Source, tmp_path: Path
+) -> None:
+    pool = Source(tmp_path / "pool")
+    family = ("--family", "1,2")
+    from_images = (source.meta, "--data", source.data)
+    to_pool = (pool.meta, "--dest-data", pool.data)
+    for line, status, says in (
+        ((*from_images, *family), 2, "DEST_META is missing"),
+        ((source.meta, *to_pool, *family), 2, "--data is missing"),
+        ((*from_images, pool.meta, *family), 2, "--dest-data is missing"),
+        ((*from_images, *to_pool, 7, *family), 2, "one word too many"),
+        ((*from_images, *to_pool, *family, "--delta-id", 1), 2, "exclude each other"),
+        ((*from_images, *to_pool, *family, "--size", 512), 2, "exclude each other"),
+        ((*from_images, *to_pool, "--family", ","), 2, "no device was named"),
+        ((*from_images, *to_pool, "--family", "1,1"), 2, "named twice"),
+        ((*from_images, *to_pool, "--family", "1=2,2"), 2, "the same id"),
+        ((*from_images, *to_pool, "--family", "1,x"), 2, "--family"),
+        ((*from_images, *to_pool, "--family", "1,77"), 1, "77"),
+        ((*from_images, source.meta, "--dest-data", pool.data, *family), 2, "are the same"),
+    ):
+        fails(command("migrate", *line), status, says)
+    pool.create(2)
+    fails(command("migrate", *from_images, *to_pool, *family), 1, "--overwrite replaces it")
