@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from thinmeta.delta import Delta
     from thinmeta.devices import ThinDevice
     from thinmeta.rmap import ReverseMap
+    from thinmeta.statistics import PoolStatistics
     from thinmeta.transaction import PoolTransaction
     from thinmeta.types import PoolState, SpaceUsage, Superblock
 
@@ -347,6 +348,29 @@ class Pool:
             raise UsageError("no region was given; None means all of the data")
         threads = threads_argument(threads)
         return ReverseMap(self._native.rmap(asked, threads=threads, progress=progress))
+
+    def statistics(
+        self,
+        *,
+        threads: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> PoolStatistics:
+        """Find out what the pool is like: runs, sharing, seeks, shapes of trees, free space.
+
+        Visits every mapping of the pool; nodes that devices share are visited once.
+
+        Args:
+            threads: How many to use; ``None`` means the cores, at most 8.
+            progress: Called now and then as ``progress(done, total)``.
+
+        Raises:
+            DamagedBlockError: A block failed its check: nothing is said past damage.
+            UsageError: The pool is closed.
+        """
+        from thinmeta.statistics import PoolStatistics
+
+        numbers = self._native.statistics(threads=threads_argument(threads), progress=progress)
+        return PoolStatistics.of(numbers, self.superblock.data_block_size_bytes)
 
     def exclusive_blocks(
         self,

@@ -27,6 +27,7 @@ mod pool_transaction;
 mod repair;
 mod rmap;
 mod shrink;
+mod stat;
 mod thin_device;
 mod volume;
 mod writable_volume;

@@ -15,6 +15,7 @@ use super::handle::State;
 use super::output::Out;
 use super::pool_transaction::PoolTransaction;
 use super::rmap::ReverseMap;
+use super::stat::{Numbers, numbers};
 use crate::block::DEFAULT_CACHE_BYTES;
 use crate::disk_space::SpaceMapRoot;
 use crate::error::Error;
@@ -385,6 +386,18 @@ impl Pool {
         };
         let work = |task: &Task<'_>| rmap(&pool, &options, task);
         watched(py, progress, threads, work).map(ReverseMap::new)
+    }
+
+    /// What the pool is like.
+    #[pyo3(signature = (*, threads=None, progress=None))]
+    fn statistics(
+        &self,
+        py: Python<'_>,
+        threads: Option<usize>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Numbers> {
+        let pool = self.state.pool(py)?;
+        watched(py, progress, threads, |task| numbers(&pool, task))
     }
 
     /// The highest mapped block of each device, with its id.

@@ -20,3 +20,4 @@ pub mod restore;
 mod retell;
 pub mod rmap;
 pub mod shrink;
+pub mod stat;

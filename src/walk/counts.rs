@@ -49,6 +49,28 @@ impl Region {
         }
     }
 
+    fn add_times(&mut self, offset: u16, times: u32) {
+        let count = self.get(offset.into()).saturating_add(times);
+        let at = usize::from(offset);
+        loop {
+            match self {
+                Self::Bytes(counts) if count <= u8::MAX.into() => {
+                    counts[at] = u8::try_from(count).unwrap_or(u8::MAX);
+                    return;
+                }
+                Self::Halves(counts) if count <= u16::MAX.into() => {
+                    counts[at] = u16::try_from(count).unwrap_or(u16::MAX);
+                    return;
+                }
+                Self::Words(counts) => {
+                    counts[at] = count;
+                    return;
+                }
+                _ => self.widen(),
+            }
+        }
+    }
+
     fn widen(&mut self) {
         let wide = match self {
             Self::Empty => Self::Bytes(boxed(std::iter::repeat_n(0, REGION_BLOCKS))),
@@ -119,6 +141,28 @@ impl Counts {
                 .get_mut()
                 .unwrap_or_else(PoisonError::into_inner)
                 .add(&[offset]);
+        }
+    }
+
+    /// So many more references to each of `blocks`, which have to be below `nr_blocks`.
+    pub fn add_times(&self, blocks: impl Iterator<Item = u64>, times: u32) {
+        let mut held = None;
+        for block in blocks {
+            let (number, offset) = place(block);
+            if held.as_ref().is_none_or(|(here, _)| *here != number) {
+                // First the old one is let go of, as its turn might be before the new one's.
+                held = None;
+                let Some(region) = self.regions.get(number) else {
+                    continue;
+                };
+                held = Some((
+                    number,
+                    region.lock().unwrap_or_else(PoisonError::into_inner),
+                ));
+            }
+            if let Some((_, region)) = &mut held {
+                region.add_times(offset, times);
+            }
         }
     }
 
@@ -227,6 +271,32 @@ impl FrozenCounts {
             .map_or(0, |region| region.get(offset.into()))
     }
 
+    /// Calls `each` with counts and with how many blocks have them, zero left out; for one
+    /// count more than once.
+    pub fn tally(&self, mut each: impl FnMut(u32, u64)) {
+        for region in &self.regions {
+            match region {
+                Region::Empty => {}
+                Region::Bytes(counts) => {
+                    let mut blocks = [0_u64; 256];
+                    counts
+                        .iter()
+                        .for_each(|count| blocks[usize::from(*count)] += 1);
+                    let found = (1..).zip(&blocks[1..]).filter(|(_, blocks)| **blocks > 0);
+                    found.for_each(|(count, blocks)| each(count, *blocks));
+                }
+                Region::Halves(counts) => counts
+                    .iter()
+                    .filter(|count| **count > 0)
+                    .for_each(|count| each((*count).into(), 1)),
+                Region::Words(counts) => counts
+                    .iter()
+                    .filter(|count| **count > 0)
+                    .for_each(|count| each(*count, 1)),
+            }
+        }
+    }
+
     /// Blocks that have a reference, those of `within` alone, as ranges that do not
     /// touch. A region without any costs nothing.
     pub fn used(&self, within: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
@@ -306,10 +376,30 @@ mod tests {
         counts.add(131_075);
         let found = [5, 6, 65_536, 131_075, 199_999, 1 << 40].map(|block| counts.get(block));
         assert_eq!(found, [70_000, 0, 300, 4, 0, 0]);
+        // As many at once, where a count is a byte, two or four, or passes to the next.
+        counts.add_times([5, 131_075, 6, 65_536, 6].into_iter(), 70_000);
+        counts.add_times([131_076].into_iter(), 255);
+        counts.add_times([131_077, 131_077].into_iter(), u32::MAX);
+        counts.add_times([1 << 40].into_iter(), 7);
+        let found = [5, 6, 65_536, 131_075, 131_076].map(|block| counts.get(block));
+        assert_eq!(found, [140_000, 140_000, 70_300, 70_004, 255]);
+        assert_eq!(counts.get(131_077), u32::MAX);
         let mut bytes = [9; 4];
         counts.copy_saturated(131_073, &mut bytes);
-        assert_eq!(bytes, [0, 0, 4, 0]);
+        assert_eq!(bytes, [0, 0, 255, 255]);
         counts.copy_saturated(65_534, &mut bytes);
         assert_eq!(bytes, [0, 0, 255, 0]);
+        let mut tallied = std::collections::BTreeMap::new();
+        counts
+            .freeze()
+            .tally(|count, blocks| *tallied.entry(count).or_insert(0) += blocks);
+        let expected = [
+            (255, 1),
+            (70_004, 1),
+            (70_300, 1),
+            (140_000, 2),
+            (u32::MAX, 1),
+        ];
+        assert!(tallied.into_iter().eq(expected));
     }
 }

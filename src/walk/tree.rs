@@ -30,6 +30,8 @@ pub struct NodeDamage {
 pub struct TreeShape {
     /// Sound leaves.
     pub leaves: Vec<u32>,
+    /// Levels of nodes; a tree of one leaf has one.
+    pub levels: usize,
     /// Nodes read, damaged ones included.
     pub nodes: u64,
     /// What could not be read.
@@ -98,6 +100,7 @@ pub fn tree_shape(
     while let Some(level) = levels.last().filter(|level| !level.is_empty()) {
         let found = read_level(reader, task, level, value_size, &mut shape.irregular)?;
         let depth = levels.len();
+        shape.levels = depth;
         let mut next = Vec::new();
         for (index, found) in found.into_iter().enumerate() {
             let expected = &levels[depth - 1][index];

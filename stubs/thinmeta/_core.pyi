@@ -16,6 +16,16 @@ __version__: str
 
 type _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 type _Progress = Callable[[int, int], object]
+type _Bins = list[tuple[int, int, int]]
+type _Tree = tuple[int, int, int, int, int, int, int, list[int]]
+type _Free = tuple[int, int, _Bins]
+type _Statistics = tuple[
+    list[tuple[int, int, int, int, _Bins, _Tree]],
+    list[int],
+    _Tree,
+    list[tuple[str, _Tree]],
+    tuple[_Free, _Free] | None,
+]
 
 class _ArrowArray(Protocol):
     def __arrow_c_array__(self, requested_schema: object | None = None, /) -> object: ...
@@ -243,6 +253,9 @@ class Pool:
     def data_space(self) -> tuple[int, int]: ...
     def device_ids(self) -> list[int]: ...
     def device_rows(self) -> list[tuple[int, int, int, int, int]]: ...
+    def statistics(
+        self, *, threads: int | None = None, progress: _Progress | None = None
+    ) -> _Statistics: ...
     def exclusive_blocks(
         self, *, threads: int | None = None, progress: _Progress | None = None
     ) -> dict[int, tuple[int, int]]: ...

@@ -13,6 +13,7 @@ use thinmeta::thin::{Pool, ThinDevice, Volume, VolumeOptions};
 use thinmeta::tools::delta::{Kind, delta};
 use thinmeta::tools::extract::extract;
 use thinmeta::tools::list::exclusive_blocks;
+use thinmeta::tools::stat::statistics;
 
 use super::law::{Broken, allowed, ensure};
 use crate::model::{Device, Listing, Mapping};
@@ -38,6 +39,7 @@ pub fn agree(
 ) -> Result<(), Broken> {
     counts(pool, fatal, chance)?;
     exclusive(pool, listing, fatal, counted)?;
+    described(pool, listing, fatal)?;
     let Some(listing) = listing.filter(|listing| !listing.devices.is_empty()) else {
         return Ok(());
     };
@@ -131,6 +133,41 @@ fn exclusive(
         );
     }
     ensure!(found.len() == listing.devices.len(), "exclusive: {found:?}");
+    Ok(())
+}
+
+/// What the pool is like: mappings, runs and seeks of every device.
+fn described(pool: &Arc<Pool>, listing: Option<&Listing>, fatal: bool) -> Result<(), Broken> {
+    let found = match statistics(pool, &one_thread()) {
+        Ok(found) => found,
+        Err(error) => {
+            allowed(&error)?;
+            ensure!(fatal, "no statistics and no fatal finding: {error}");
+            return Ok(());
+        }
+    };
+    let Some(listing) = listing else {
+        return Ok(());
+    };
+    ensure!(found.devices.len() == listing.devices.len(), "{found:?}");
+    for (device, found) in listing.devices.iter().zip(&found.devices) {
+        let Ok(mappings) = &device.mappings else {
+            ensure!(false, "statistics of device {}, and no listing", device.id);
+            continue;
+        };
+        let goes_on = |two: &&[Mapping]| two[0].1.wrapping_add(1) == two[1].1;
+        let side_by_side = |two: &&[Mapping]| two[0].0.wrapping_add(1) == two[1].0;
+        let pairs = || mappings.windows(2);
+        let seeks = pairs().filter(|two| !goes_on(two)).count();
+        let joined = pairs().filter(|two| goes_on(two) && side_by_side(two));
+        let runs = mappings.len() - joined.count();
+        let expected = (device.id, mappings.len() as u64, seeks as u64, runs as u64);
+        let told = found.runs.runs.iter().sum();
+        ensure!(
+            (found.id, found.mapped_blocks, found.seeks, told) == expected,
+            "statistics {found:?}, by the listing {expected:?}"
+        );
+    }
     Ok(())
 }
 

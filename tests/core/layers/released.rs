@@ -14,6 +14,7 @@ use thinmeta::tools::check::{CheckOptions, check_pool};
 use thinmeta::tools::delta::delta;
 use thinmeta::tools::dump::{DumpOptions, dump};
 use thinmeta::tools::list::exclusive_blocks;
+use thinmeta::tools::stat::statistics;
 
 use crate::model::superblock;
 use crate::support::devices::PatternDevice;
@@ -58,7 +59,7 @@ fn nothing_is_told_after(write: impl Fn(&mut Image, u64)) {
         .held_root;
     let mut after = before.clone();
     write(&mut after, held);
-    for question in 0..8 {
+    for question in 0..9 {
         let device = Arc::new(Written {
             before: before.clone(),
             after: after.clone(),
@@ -82,6 +83,7 @@ fn nothing_is_told_after(write: impl Fn(&mut Image, u64)) {
             4 => delta(&left, &right, true, &task()).map(|_| ()),
             5 => dump(&pool, &DumpOptions::default(), &mut Vec::new(), &task()),
             6 => check_pool(&pool, &CheckOptions::default(), &task()).map(|_| ()),
+            7 => statistics(&pool, &task()).map(|_| ()),
             _ => exclusive_blocks(&pool, &task()).map(|_| ()),
         };
         let released = |answer: &thinmeta::Result<()>| matches!(answer, Err(Error::SnapshotReleased { block, .. }) if block.0 == held);

@@ -12,6 +12,7 @@ use thinmeta::tools::check::{CheckOptions, check_device};
 use thinmeta::tools::delta::delta;
 use thinmeta::tools::dump::{DumpFormat, DumpOptions, dump};
 use thinmeta::tools::list::exclusive_blocks;
+use thinmeta::tools::stat::statistics;
 
 use crate::hostile::victim::name_roots;
 use crate::model::superblock;
@@ -100,6 +101,8 @@ fn every_question_reads_only_what_the_snapshot_reaches() {
         }
         exclusive_blocks(&watched.open(), &task()).unwrap();
         watched.read("counting exclusive blocks");
+        statistics(&watched.open(), &task()).unwrap();
+        watched.read("statistics");
     }
 }
 
