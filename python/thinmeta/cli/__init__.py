@@ -26,6 +26,7 @@ COMMANDS = (
     "dump",
     "delta",
     "rmap",
+    "stat",
     "extract",
     "live",
     "create",
