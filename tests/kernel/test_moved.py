@@ -1,4 +1,4 @@
-"""Pools that were shrunk or merged, in the hands of the kernel."""
+"""Pools that were shrunk, merged or migrated, in the hands of the kernel."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kernel.live import BLOCK_BYTES
 from kernel.player import Player
 from kernel.sides import KernelSide
 from kernel.world import World, pattern
+from thinmeta.migrating import migrate_family
 
 
 def played_by_the_kernel(world: World, disks: Disks, player: Player) -> None:
@@ -163,3 +164,35 @@ def test_what_a_cut_off_shrink_has_copied_hurts_nobody(
     metadata_agrees(world, disks.metadata)
     with disks.live_pool() as live:
         kernel_agrees(world, live)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_family_shares_in_another_pool_what_it_shared(
+    disks: Disks, tmp_path: Path, seed: int
+) -> None:
+    """Every data block has one copy, for just those who had it; and the kernel goes on."""
+    world = disks.world()
+    player = Player(world, Random(seed))
+    with disks.make_pool():
+        pass
+    played_by_the_kernel(world, disks, player)
+    played_by_the_kernel(world, disks, player)
+    old, old_data = set_aside(disks, tmp_path), tmp_path / "old_data.img"
+    old_data.write_bytes(blockdev.read(disks.data, 0, disks.data_blocks * BLOCK_BYTES))
+    for block in range(disks.data_blocks):
+        blockdev.write(disks.data, block * BLOCK_BYTES, b"\xa5" * BLOCK_BYTES, flush=False)
+    disks.clear()
+    with disks.make_pool() as pool, pool.transaction() as txn:
+        txn.set_transaction_id(0, world.transaction_id)
+    with thinmeta.open_pool(old, data=old_data) as pool:
+        ids = [*pool.devices]
+        report = migrate_family(pool, ids, disks.metadata, disks.data)
+    assert report.shared_bytes and len(ids) > 2
+    for volume in world.volumes.values():
+        for block, held in [*volume.mapped.items()]:
+            if not any(held.content):
+                del volume.mapped[block]
+    metadata_agrees(world, disks.metadata)
+    with disks.live_pool() as live:
+        kernel_agrees(world, live)
+    played_by_the_kernel(world, disks, player)
