@@ -3,7 +3,7 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import pytest
 import thinmeta
 from command import ThinmetaCommand, as_json
 from corpus import THIN, Corpus
-from counts import Counts
+from counts import PER_BITMAP, Counts
 from histories import History
 from model import PoolModel
 from ondisk import BLOCK, Node, read_u64
 from thinmeta.statistics import PoolStatistics, RunCount, TreeStatistics
 
 #: `THINMETA_STAT_POOLS=200` for more.
-POOLS = int(os.environ.get("THINMETA_STAT_POOLS", "6"))
+POOLS = int(os.environ.get("THINMETA_STAT_POOLS", "5"))
 
 
 def in_bins(lengths: Iterable[int]) -> tuple[RunCount, ...]:
@@ -50,11 +50,19 @@ def runs_of(mappings: dict[int, int]) -> tuple[list[int], int]:
     return lengths, seeks
 
 
-def stretches(is_free: Callable[[int], bool], blocks: int) -> list[int]:
+def free_blocks(counts: Counts, space: str) -> Iterator[bool]:
+    """Whether each block is free, by the bitmaps."""
+    blocks = counts.nr_blocks(space)
+    for first in range(0, blocks, PER_BITMAP):
+        bitmap = counts.block(counts._bitmap(space, first))
+        for entry in range(min(PER_BITMAP, blocks - first)):
+            yield not bitmap[16 + entry // 4] >> 2 * (entry % 4) & 3
+
+
+def stretches(each: Iterable[bool]) -> list[int]:
     lengths: list[int] = []
     inside = False
-    for block in range(blocks):
-        free = is_free(block)
+    for free in each:
         if free and inside:
             lengths[-1] += 1
         elif free:
@@ -141,7 +149,7 @@ def assert_as_the_model(
     counts = Counts(meta)
     for space, free in (("data", found.free_data), ("metadata", found.free_metadata)):
         blocks = counts.nr_blocks(space)
-        lengths = stretches(lambda block, space=space: not counts.get(space, block), blocks)  # type: ignore[misc]
+        lengths = stretches(free_blocks(counts, space))
         assert (free.blocks, free.free, free.runs) == (blocks, sum(lengths), in_bins(lengths))
 
 
@@ -181,9 +189,7 @@ def test_random_pools_are_as_a_model_says(tmp_path: Path, threads: int) -> None:
     assert all(seen[what] for what in ("several levels", "shared", "nodes shared"))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in THIN if "held" in name or "snap" in name] or THIN
-)
+@pytest.mark.parametrize("name", THIN)
 def test_pools_of_the_kernel_are_as_a_model_says(corpus: Corpus, name: str) -> None:
     image = corpus[name]
     if image.dump_of("0.9.0") is None:
@@ -282,10 +288,10 @@ def test_the_command_prints_tables_and_json(command: ThinmetaCommand, tmp_path: 
         "       4-7   256 KiB+     2  768 KiB  46.2%",
         "     1            2  128 KiB  14.3%",
         "     2           12  768 KiB  85.7%",
-        "           mappings       1      2       2       26  5.2%     13    13",
+        "       mappings       1      2       2       26  5.2%     13    13",
         "free data: 86 blocks (5.4 MiB) of 100 blocks (6.2 MiB)",
     ):
-        assert line in lines, "\n".join(lines)
+        assert line.split() in [each.split() for each in lines], "\n".join(lines)
     found = as_json(command("stat", "--json", meta))
     assert found["mapped_blocks"] == 26 and found["data_bytes"] == 14 * 65536
     assert found["devices"][0]["runs"] == [
