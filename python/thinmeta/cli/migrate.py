@@ -25,6 +25,7 @@ Usage: thinmeta migrate [OPTION]... META ID --data DATA DEST
        thinmeta migrate [OPTION]... POOL ID DEST [DEST_ID --dest-data DATA]
        thinmeta migrate [OPTION]... META --family ID,ID... --data DATA DEST_META
          --dest-data DATA
+       thinmeta migrate [OPTION]... POOL --family ID,ID... DEST_META --dest-data DATA
 
 Copies thin device ID of a pool to another pool, or to a device or a file of its own,
 reads the copy back from the disk and compares it with what the volume reads. The pool is
@@ -57,7 +58,8 @@ Options
                          the same, since a snapshot whose mappings were saved; it may be
                          gone ('thinmeta bookmark save')
       --family ID,ID...  copy these devices, ID=DEST_ID to give one another number there;
-                         'all': every device of the pool
+                         'all': every device of the pool; of a live pool: every active
+                         volume
       --keep             of a live pool: keep the snapshot that was read, for '--delta-id
                          kept'
       --overwrite        a whole volume may take the place of what is in DEST

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from thinmeta.cli.options import device_number, size
 from thinmeta.cli.output import write_json, write_text
 from thinmeta.cli.progress import progress
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from thinmeta.cli.options import Parsed
+    from thinmeta.live import LivePool
     from thinmeta.migrating import FamilyReport, MemberPlan, Verify
     from thinmeta.pool import Pool
 
@@ -38,11 +41,6 @@ def run_family(parsed: Parsed, scope: Verify) -> int:
             raise UsageError(f"migrate: --family and --{option} exclude each other")
     source, destination = parsed.words
     data, dest_data = parsed.value("data"), parsed.value("dest-data")
-    if data is None:
-        raise UsageError(
-            "migrate: --data is missing: a family is read from the pool's metadata and data, "
-            "while nobody uses it"
-        )
     if dest_data is None:
         raise UsageError("migrate: --dest-data is missing: the content goes there")
     buffers = parsed.value("buffer-size")
@@ -53,9 +51,14 @@ def run_family(parsed: Parsed, scope: Verify) -> int:
     from thinmeta.migrating.work import BUFFER_BYTES
     from thinmeta.pool import open_pool
 
-    check_apart([source, data], [destination, dest_data])
     try:
-        with open_pool(source, data=data) as pool:
+        with ExitStack() as stack:
+            pool: Pool | LivePool
+            if data is None:
+                pool = _live(source)
+            else:
+                check_apart([source, data], [destination, dest_data])
+                pool = stack.enter_context(open_pool(source, data=data))
             called = _called(pool, parsed.values("family"))
             if parsed.has("dry-run"):
                 plans = plan_family(pool, called, destination, destination_ids=called)
@@ -79,15 +82,34 @@ def run_family(parsed: Parsed, scope: Verify) -> int:
     return 0
 
 
-def _called(pool: Pool, values: list[str]) -> dict[int, int]:
+def _live(source: str) -> LivePool:
+    from thinmeta.cli.pools import find_source
+
+    live = find_source(source, None).live
+    if live is None:
+        raise UsageError(
+            f"migrate: --data is missing: {source} is no live pool, and says only where the "
+            "content is; see 'thinmeta migrate --help'"
+        )
+    return live
+
+
+def _called(pool: Pool | LivePool, values: list[str]) -> dict[int, int]:
     """What each device is to be called."""
+    from thinmeta.pool import Pool
+
     words = [word for value in values for word in value.split(",") if word]
     if words == ["all"]:
-        return {each: each for each in pool.devices}
+        if isinstance(pool, Pool):
+            return {each: each for each in pool.devices}
+        return {each.device_id: each.device_id for each in pool.volumes()}
     called: dict[int, int] = {}
     for word in words:
         name, equals, new = word.partition("=")
-        device_id = device_number(name, "--family")
+        if isinstance(pool, Pool) or name.isdigit():
+            device_id = device_number(name, "--family")
+        else:
+            device_id = pool.device_id_of(name)
         if device_id in called:
             raise UsageError(f"migrate: --family: device {device_id} is named twice")
         called[device_id] = device_number(new, "--family") if equals else device_id

@@ -125,6 +125,11 @@ class LiveGeneration:
         return None if self._keeps else self._mappings.kept(self._books.page)
 
     @property
+    def mappings(self) -> Bookmark:
+        """Its mappings, for as long as it is open."""
+        return self._state()
+
+    @property
     def snapshot_id(self) -> int:
         """Number of the snapshot that is read."""
         return self._maker.volume.device_id

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from thinmeta.errors import UsageError
 from thinmeta.migrating.apart import check_apart
 from thinmeta.migrating.copying import CHECKPOINT_BYTES
-from thinmeta.migrating.members import image_members
+from thinmeta.migrating.members import image_members, looked_at
 from thinmeta.migrating.relatives import order_of, plan_member
 from thinmeta.migrating.work import BUFFER_BYTES, migrate
+from thinmeta.pool import Pool, open_pool
+from thinmeta.stream.targets.pool import PoolTarget
 from thinmeta.stream.targets.related import Related, RelatedTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from thinmeta.live import LivePool
     from thinmeta.migrating.members import Member
     from thinmeta.migrating.relatives import Plan
     from thinmeta.migrating.report import MigrationReport, Verify
-    from thinmeta.pool import Path, Pool
+    from thinmeta.pool import Path
     from thinmeta.source import Changes
 
 __all__ = ["FamilyReport", "MemberPlan", "MemberReport", "migrate_family", "plan_family"]
@@ -82,7 +86,7 @@ class FamilyReport(NamedTuple):
 
 
 def plan_family(
-    pool: Pool,
+    pool: Pool | LivePool,
     device_ids: Iterable[int],
     metadata: Path,
     *,
@@ -91,7 +95,8 @@ def plan_family(
     """Find out what :func:`migrate_family` would do; no content is read, and nothing written.
 
     Args:
-        pool: As there.
+        pool: As there; of a live pool its metadata are looked at as of this moment, and no
+            snapshot is made.
         device_ids: As there.
         metadata: As there.
         destination_ids: As there.
@@ -103,12 +108,17 @@ def plan_family(
         OSError: Something cannot be read.
     """
     family = _Family(device_ids, metadata, destination_ids)
-    with image_members(pool, family.device_ids, family.block_bytes) as members:
+    with ExitStack() as stack:
+        if not isinstance(pool, Pool):
+            from thinmeta.live.fresh import FreshMetadata
+
+            pool = stack.enter_context(FreshMetadata(pool))
+        members = looked_at(pool, family.device_ids, family.block_bytes)
         return [family.describe(members, plan) for plan in _plans(members, family.block_bytes)]
 
 
 def migrate_family(
-    pool: Pool,
+    pool: Pool | LivePool,
     device_ids: Iterable[int],
     metadata: Path,
     data: Path,
@@ -133,7 +143,9 @@ def migrate_family(
     again.
 
     Args:
-        pool: Opened with ``data=``; nobody may change it meanwhile.
+        pool: Opened with ``data=``; nobody may change it meanwhile. Or a live pool: then a
+            snapshot of each volume is made and read, and goes in the end; after an error it
+            stays for the next call.
         device_ids: Which.
         metadata: The other pool's metadata, which nobody uses.
         data: Its data.
@@ -160,10 +172,9 @@ def migrate_family(
     """
     family = _Family(device_ids, metadata, destination_ids)
     destination = os.fsdecode(metadata), os.fsdecode(data)
-    check_apart([pool.path], destination)
     reports: list[MemberReport] = []
     done: dict[int, Related] = {}
-    with image_members(pool, family.device_ids, family.block_bytes) as members:
+    with family.members(pool, *destination) as members:
         plans = _plans(members, family.block_bytes)
         show = _Shower(plans, verify, progress)
         for plan in plans:
@@ -203,11 +214,12 @@ class _Family:
         metadata: Path,
         destination_ids: Mapping[int, int] | None,
     ) -> None:
-        from thinmeta.pool import open_pool
-
         self.device_ids = list(device_ids)
         if not self.device_ids:
             raise UsageError("no device was named")
+        for device_id in self.device_ids:
+            if self.device_ids.count(device_id) > 1:
+                raise UsageError(f"device {device_id} is named twice")
         called = destination_ids or {}
         if foreign := called.keys() - set(self.device_ids):
             raise UsageError(f"device {min(foreign)} is not one of those that are copied")
@@ -216,6 +228,23 @@ class _Family:
             raise UsageError("two devices would get the same id in the destination")
         with open_pool(metadata) as pool:
             self.block_bytes = pool.superblock.data_block_size_bytes
+
+    @contextmanager
+    def members(
+        self, pool: Pool | LivePool, metadata: str, data: str
+    ) -> Iterator[Sequence[Member]]:
+        """Open them to be read."""
+        if isinstance(pool, Pool):
+            check_apart([pool.path], (metadata, data))
+            with image_members(pool, self.device_ids, self.block_bytes) as members:
+                yield members
+            return
+        from thinmeta.migrating.live_members import live_members
+
+        purpose = " ".join(("migrate", *map(os.path.realpath, (metadata, data))))
+        targets = {old: PoolTarget(metadata, data, new) for old, new in self._called.items()}
+        with live_members(pool, targets, self.block_bytes, purpose=purpose) as members:
+            yield members
 
     def describe(self, members: Sequence[Member], plan: Plan) -> MemberPlan:
         place = plan.place

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from thinmeta.errors import UsageError
-from thinmeta.source import Changes, ImageGeneration
+from thinmeta.source import Changes, ImageGeneration, identity_of_device
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Self, TypeAlias
 
     from typing_extensions import Buffer
 
@@ -20,20 +20,25 @@ if TYPE_CHECKING:
     from thinmeta.identity import Identity
     from thinmeta.migrating.relatives import Plan
     from thinmeta.pool import Pool
+    from thinmeta.source import Generation
 
-__all__ = ["Member", "image_members"]
+    #: Columns of what has to be read and of what is zero, since another member, to an end.
+    Columns: TypeAlias = "Callable[[Member | None, int], tuple[Buffer, Buffer]]"
+
+__all__ = ["Member", "image_members", "looked_at", "size_in"]
 
 
 class Member:
     """A device of a family; a :class:`thinmeta.source.Generation` that has a plan.
 
     Args:
-        pool: Its pool, which nobody changes meanwhile.
-        generation: What is read of it.
+        identity: Who it is; its size is one of whole blocks of the destination.
+        columns: What it has since another.
+        generation: What is read of it; ``None``: it is only looked at.
+        size_bytes: Where that ends; there are zeros from there on.
 
     Attributes:
-        identity: Who it is. A pool does not know how large a volume is: it ends with the last
-            block, of the destination's size.
+        identity: Who it is.
         volume_name: What people call it.
         plan: What is done, when that is known.
     """
@@ -41,19 +46,21 @@ class Member:
     plan: Plan | None = None
     kept_base: None = None
 
-    def __init__(self, pool: Pool, generation: ImageGeneration) -> None:
-        self._pool, self._generation = pool, generation
-        self.identity: Identity = replace(generation.identity, size_is_known=False)
-        self.volume_name = generation.volume_name
+    def __init__(
+        self,
+        identity: Identity,
+        columns: Columns,
+        generation: Generation | None = None,
+        size_bytes: int | None = None,
+    ) -> None:
+        self.identity, self._columns, self._generation = identity, columns, generation
+        self._end = identity.size_bytes if size_bytes is None else size_bytes
+        self.volume_name = "" if generation is None else generation.volume_name
 
     def since(self, other: Member | None) -> Changes:
         """What it has that another has not; to the same end, whatever the other's."""
-        device, size = self._pool.devices[self.identity.device_id], self.identity.size_bytes
-        if other is None:
-            return Changes(None, *device._changes(None, 0, size))
-        # One state of one pool, that stands still: what has the same data block is the same,
-        # though it were written in place.
-        return Changes(other.identity, *device._changes(other.identity.device_id, size, size))
+        base = None if other is None else other.identity
+        return Changes(base, *self._columns(other, self.identity.size_bytes))
 
     # ---- what a generation has to say ----
 
@@ -65,17 +72,21 @@ class Member:
 
     def read_into(self, offset_bytes: int, buffer: Buffer) -> None:
         """Fill a buffer; threads may do so at the same time."""
-        self._generation.read_into(offset_bytes, buffer)
+        assert self._generation is not None
+        with memoryview(buffer).cast("B") as view:
+            there = min(max(self._end - offset_bytes, 0), view.nbytes)
+            if there:
+                self._generation.read_into(offset_bytes, view[:there])
+            view[there:] = bytes(view.nbytes - there)
 
     def save_bookmark(self, path: str) -> Bookmark | None:
-        """Save its mappings, if they prove anything later."""
-        return self._generation.save_bookmark(path)
+        """Nothing: whoever wants one asks the volume for it."""
 
     def keep(self) -> None:
-        """Nothing to be done: images stay."""
+        """Nothing to be done: what is read goes away by itself."""
 
     def leave_behind(self) -> None:
-        """Nothing to be done."""
+        """Nothing to be done here; see who opened it."""
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +97,54 @@ class Member:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._generation.__exit__(raised, value, traceback)
+        """Nothing to be done."""
+
+
+def size_in(blocks_bytes: int, block_bytes: int) -> int:
+    """A size in whole blocks, of which there is at least one."""
+    return max(-(-blocks_bytes // block_bytes), 1) * block_bytes
+
+
+def _ends(pool: Pool, device_ids: Iterable[int], block_bytes: int) -> dict[int, int]:
+    """Where each device ends; a pool does not know how large a volume is.
+
+    Raises:
+        NoSuchDeviceError: The pool has no such device.
+    """
+    last = dict(pool._last_mapped())
+    size = pool.superblock.data_block_size_bytes
+    ends = {}
+    for device_id in device_ids:
+        block = last.get(pool.devices[device_id].id)
+        ends[device_id] = size_in(0 if block is None else (block + 1) * size, block_bytes)
+    return ends
+
+
+def _columns(pool: Pool, device_id: int) -> Columns:
+    """One state of one pool, that stands still: what has the same data block is the same."""
+    device = pool.devices[device_id]
+
+    def columns(other: Member | None, size: int) -> tuple[Buffer, Buffer]:
+        return device._changes(None if other is None else other.identity.device_id, size, size)
+
+    return columns
+
+
+def looked_at(pool: Pool, device_ids: Iterable[int], block_bytes: int) -> Sequence[Member]:
+    """Devices of which nothing is read.
+
+    Args:
+        pool: Its metadata, of one moment.
+        device_ids: Which.
+        block_bytes: Size of a data block of the destination.
+
+    Raises:
+        NoSuchDeviceError: The pool has no such device.
+    """
+    return [
+        Member(identity_of_device(pool, device_id, size_bytes=end), _columns(pool, device_id))
+        for device_id, end in _ends(pool, device_ids, block_bytes).items()
+    ]
 
 
 @contextmanager
@@ -102,21 +160,15 @@ def image_members(
 
     Raises:
         NoSuchDeviceError: The pool has no such device.
-        UsageError: One comes twice; no ``data=``.
+        UsageError: The pool was opened without ``data=``.
     """
-    from contextlib import ExitStack
-
-    ids = list(device_ids)
-    ends = dict(pool._last_mapped())
+    if pool.closed:
+        raise UsageError("the pool is closed")
     with ExitStack() as stack:
         members = []
-        for device_id in ids:
-            if ids.count(device_id) > 1:
-                raise UsageError(f"device {device_id} is named twice")
-            pool.devices[device_id]  # says which is not there
-            last = ends.get(device_id)
-            end = 0 if last is None else (last + 1) * pool.superblock.data_block_size_bytes
-            size = max(-(-end // block_bytes), 1) * block_bytes
-            generation = ImageGeneration(pool, device_id, size_bytes=size)
-            members.append(stack.enter_context(Member(pool, generation)))
+        for device_id, end in _ends(pool, device_ids, block_bytes).items():
+            generation = ImageGeneration(pool, device_id, size_bytes=end)
+            stack.enter_context(generation)
+            identity = replace(generation.identity, size_is_known=False)
+            members.append(Member(identity, _columns(pool, device_id), generation))
         yield members
