@@ -42,7 +42,8 @@ is copied, too.
 
 With --family several devices are copied to a pool that nobody is using, where they share
 what they share here: each block is copied once. Each begins there as a snapshot of the
-one that has most of it, and is given what others have.
+one that has most of it, and is given what others have. Of a live pool a snapshot of each
+is read, which is as of its own moment.
 
 The same command once more goes on where one was interrupted, whatever ended it. A file
 or a volume of a pool takes effect when all of it is there and proven, and is what it was

@@ -15,6 +15,7 @@ from thinmeta.migrating.work import BUFFER_BYTES, migrate
 from thinmeta.pool import Pool, open_pool
 from thinmeta.stream.targets.pool import PoolTarget
 from thinmeta.stream.targets.related import Related, RelatedTarget
+from thinmeta.types import SECTOR_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -265,8 +266,13 @@ def _plans(members: Sequence[Member], block_bytes: int) -> list[Plan]:
     def since(member: int, other: int | None) -> Changes:
         return members[member].since(None if other is None else members[other])
 
+    blocks = {each.identity.data_block_size_sectors * SECTOR_BYTES for each in members}
+    same_blocks = blocks == {block_bytes}
     ages = [(each.identity.creation_time, each.identity.device_id) for each in members]
-    return [plan_member(place, since, block_bytes) for place in order_of(ages, since)]
+    return [
+        plan_member(place, since, block_bytes, same_blocks=same_blocks)
+        for place in order_of(ages, since)
+    ]
 
 
 class _Shower:

@@ -105,19 +105,24 @@ def order_of(ages: Sequence[tuple[int, int]], since: Since) -> list[Place]:
     return places
 
 
-def plan_member(place: Place, since: Since, block_bytes: int) -> Plan:
+def plan_member(place: Place, since: Since, block_bytes: int, *, same_blocks: bool) -> Plan:
     """What has to be copied of a device, and what others have.
 
     Args:
         place: Its place in the order.
         since: As for :func:`order_of`.
         block_bytes: Size of a data block of the destination; only whole ones are shared.
+        same_blocks: Whether the source's have that size.
     """
     whole = since(place.member, None)
     changes = whole
     if place.relative is not None:
-        changes = _emptied(since(place.member, place.relative), whole, block_bytes)
-    wanted, taken = covering(changes.data, block_bytes), []
+        changes = since(place.member, place.relative)
+        if not same_blocks:
+            changes = _emptied(changes, whole, block_bytes)
+    taken = []
+    # There may be a range for each block: nothing is made of them that nobody needs.
+    wanted = covering(changes.data, block_bytes) if place.others else []
     for other in place.others:
         if not wanted:
             break

@@ -148,7 +148,9 @@ mod tests {
     #[test]
     fn a_length_is_in_the_bin_of_its_power_of_two() {
         let mut lengths = Lengths::default();
-        [0, 1, 2, 3, 4, 1 << 39, 1 << 50].map(|length| lengths.add(length));
+        for length in [0, 1, 2, 3, 4, 1 << 39, 1 << 50] {
+            lengths.add(length);
+        }
         assert_eq!(lengths.runs[..3], [1, 2, 1]);
         assert_eq!((lengths.runs[39], lengths.blocks[1]), (2, 5));
     }
