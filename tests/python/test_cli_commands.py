@@ -11,7 +11,7 @@ import thinmeta
 from command import ThinmetaCommand, as_json, fails
 from corpus import THIN, Corpus
 
-READING = ["ls", "check", "dump", "delta", "extract"]
+READING = ["ls", "check", "dump", "delta", "extract", "stat"]
 CHANGING = [
     "create",
     "snapshot",

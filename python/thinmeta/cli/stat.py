@@ -33,9 +33,9 @@ Devices
   FILL    how full the leaves of its tree are; a leaf has up to 252 mappings
 Runs      of all devices by their length in blocks, in powers of two
 Owners    data blocks by how many mappings have them
-Trees     all mappings, with nodes that devices share counted once; which device has which
-          tree; what is known of devices; the index of the data's space map, and the counts
-          of three and more of both
+Trees     all mappings, with nodes that devices share counted once; which device has
+          which tree; what is known of devices; the index of the data's space map; and of
+          both space maps the counts of three and more
 Free      runs of free blocks, by their length
 
 Options
