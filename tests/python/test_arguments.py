@@ -125,6 +125,7 @@ def test_a_number_of_threads_that_makes_no_sense(pool: thinmeta.Pool, threads: i
     uses: list[Callable[..., Any]] = [
         lambda **more: pool.delta(0, 2, **more),
         pool.exclusive_blocks,
+        pool.statistics,
         lambda **more: thinmeta.check(pool, **more),
         lambda **more: thinmeta.dump(pool, io.BytesIO(), **more),
     ]

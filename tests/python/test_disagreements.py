@@ -63,6 +63,7 @@ def test_a_mapping_past_the_data_names_its_leaf_whoever_reads_it(meta: Path) -> 
             lambda: list(device.runs()),
             lambda: device.find_many(array("Q", [key])),
             pool.exclusive_blocks,
+            pool.statistics,
         ):
             with pytest.raises(thinmeta.DamagedBlockError) as caught:
                 read()
@@ -78,6 +79,8 @@ def test_a_device_in_one_tree_only_is_damage_to_every_listing(
     change_node(meta, details, node.key_at(0), u64(77))
     with thinmeta.open_pool(meta) as pool, pytest.raises(thinmeta.DamagedBlockError):
         pool.exclusive_blocks()
+    with thinmeta.open_pool(meta) as pool, pytest.raises(thinmeta.DamagedBlockError):
+        pool.statistics()
     done = command("ls", "-o", "all", meta)
     assert done.returncode == 1
     assert "is damaged" in done.stderr

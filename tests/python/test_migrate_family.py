@@ -134,6 +134,26 @@ def test_what_only_others_have_is_taken_from_them(folder: Path) -> None:
         assert {each: copy.content(each) for each in before} == before
 
 
+def test_a_data_block_at_two_places_is_copied_to_two(folder: Path) -> None:
+    """No kernel makes such a pool; what is shared is what is at one place of two volumes."""
+    source = crossed(folder / "places")
+    with source.open(mode="r+") as pool, pool.transaction() as txn:
+        here = txn.find(1, 3)
+        assert here is not None
+        txn.insert(1, virtual_block=7, data_block=here.data_block)
+        txn.create_snapshot(5, origin_id=1)
+    copy = Source(folder / "places-copy")
+    report = migrated(source, [1, 5], copy)
+    # Eight places of one volume, of which the zeros take no room, and nothing for the other.
+    assert used_blocks(copy) == 7
+    assert [done.copied_bytes for _, done in report.members] == [8 * BLOCK, 0]
+    for each in (1, 5):
+        assert copy.content(each) == source.content(each)
+        assert (
+            copy.content(each)[3 * BLOCK : 4 * BLOCK] == copy.content(each)[7 * BLOCK : 8 * BLOCK]
+        )
+
+
 def test_a_plan_says_what_is_done(folder: Path) -> None:
     source = crossed(folder / "planned")
     copy = Source(folder / "planned-copy")

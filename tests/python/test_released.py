@@ -45,6 +45,7 @@ READS: dict[str, Callable[[thinmeta.Pool], object]] = {
     "mappings": lambda pool: pool.devices[0].mappings().to_numpy(),
     "delta": lambda pool: pool.delta(0, 2),
     "exclusive": lambda pool: pool.exclusive_blocks(),
+    "statistics": lambda pool: pool.statistics(),
     "check": lambda pool: thinmeta.check(pool),
 }
 

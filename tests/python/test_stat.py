@@ -222,6 +222,23 @@ def test_a_block_that_many_devices_have_is_counted_for_each(tmp_path: Path) -> N
     assert found.mapped_blocks == 301 * 500
 
 
+def test_a_data_block_that_a_device_has_twice_is_shared(tmp_path: Path) -> None:
+    with thinmeta.Pool.create(
+        tmp_path / "meta.img", data_block_size_sectors=128, data_blocks=10, metadata_blocks=64
+    ) as pool:
+        with pool.transaction() as txn:
+            txn.create_thin(0)
+            txn.insert(0, virtual_block=0, data_block=3)
+            txn.insert(0, virtual_block=1, data_block=4)
+            txn.insert(0, virtual_block=2, data_block=3)
+        found = pool.statistics()
+        exclusive = pool.exclusive_blocks()
+    assert [tuple(each) for each in found.owners] == [(1, 1, 1), (2, 2, 1)]
+    assert found.devices[0][1:5] == (3, 1, 2, 1)
+    assert exclusive == {0: (1, 2)}
+    assert found.data_blocks == 2
+
+
 def test_pools_without_anything_have_statistics(tmp_path: Path) -> None:
     with thinmeta.Pool.create(
         tmp_path / "meta.img", data_block_size_sectors=128, data_blocks=20_000, metadata_blocks=64
