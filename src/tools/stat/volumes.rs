@@ -153,6 +153,7 @@ pub(super) fn volumes(
     capacity: u64,
 ) -> Result<Volumes> {
     let inner = children(reader, task, forest)?;
+    refuse_empty_leaves(forest, &inner)?;
     let owners = owners(forest, &inner, roots, metadata_blocks);
     let is_leaf = |block: &u32| {
         forest
@@ -202,6 +203,24 @@ fn children(reader: &Reader<'_>, task: &Task<'_>, forest: &Forest) -> Result<Vec
     let mut inner: Vec<Inner> = blocks.into_iter().zip(found).collect();
     inner.sort_by_key(|(block, _)| forest.summary(*block).map_or(0, |found| found.height));
     Ok(inner)
+}
+
+/// A leaf without mappings is the root of a device that has none, and of that alone. The forest
+/// cannot tell where it is both, as devices share it.
+fn refuse_empty_leaves(forest: &Forest, inner: &[Inner]) -> Result<(), Damage> {
+    let is_empty = |block: &u32| {
+        let found = forest.summary(*block);
+        found.is_some_and(|found| found.height == 0 && found.entries == 0)
+    };
+    let empty = inner
+        .iter()
+        .flat_map(|(_, children)| children)
+        .find(|child| is_empty(child));
+    empty.map_or(Ok(()), |block| {
+        let at = BlockNr((*block).into());
+        let expected = "at least 1 below the root";
+        Err(Damage::new(at, NODE_NAME, "entries", 0_u64, expected))
+    })
 }
 
 /// How many devices reach each node.
