@@ -266,7 +266,7 @@ def test_the_guide_shows_what_is_printed(
 ) -> None:
     monkeypatch.setenv("THINMETA_STATE_DIR", str(memory_path / "state"))
     unpack_example(memory_path)
-    assert run_console(DOCS / "migrate.md", command, memory_path) == 7
+    assert run_console(DOCS / "migrate.md", command, memory_path) == 9
     assert run(DOCS / "migrate.md", memory_path, monkeypatch) == 1
 
 
