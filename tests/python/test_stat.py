@@ -13,6 +13,7 @@ import thinmeta
 from command import ThinmetaCommand, as_json
 from corpus import THIN, Corpus
 from counts import PER_BITMAP, Counts
+from guides import run_console, unpack_example
 from histories import History
 from model import PoolModel
 from ondisk import BLOCK, Node, read_u64
@@ -320,6 +321,12 @@ def test_the_command_prints_tables_and_json(command: ThinmetaCommand, tmp_path: 
     assert sum(each["blocks"] for each in found["free_data"]["runs"]) == 86
     assert command("stat", meta, "--what").returncode == 2
     assert command("stat", meta.with_name("none")).returncode == 3
+
+
+def test_the_guide_shows_what_is_printed(command: ThinmetaCommand, tmp_path: Path) -> None:
+    unpack_example(tmp_path)
+    page = Path(__file__).parents[2] / "docs" / "stat.md"
+    assert run_console(page, command, tmp_path) == 1
 
 
 def _run(least: int, most: int, runs: int, blocks: int) -> dict[str, Any]:
