@@ -15,6 +15,7 @@ pub mod dump;
 pub mod extract;
 pub mod list;
 pub mod merge;
+pub mod packed;
 pub mod repair;
 pub mod restore;
 mod retell;
