@@ -27,7 +27,7 @@ use blocks::Blocks;
 use content::Content;
 use parts::Part;
 pub use parts::PartId;
-pub use publish::{Output, publish};
+pub use publish::{Output, publish, publish_image};
 use tree::Tree;
 
 use crate::block::Validator;

@@ -33,7 +33,35 @@ pub fn publish(from: &dyn Device, to: &dyn Device, used: u64, task: &Task<'_>) -
     from.read_exact_at(first.bytes_mut(), 0)?;
     SUPERBLOCK_VALIDATOR.check(BlockNr(0), &first)?;
     let superblock: &Superblock = first.view();
-    let (needed, have) = (superblock.metadata_blocks(), to.current_size_bytes()?);
+    let needed = superblock.metadata_blocks();
+    place(from, to, &first, needed, used.min(needed), task)
+}
+
+/// As [`publish`], for `blocks` blocks that are not looked at: whatever `from` has is then
+/// on `to`, holes as zeros.
+///
+/// # Errors
+/// As [`publish`], but for damage.
+pub fn publish_image(
+    from: &dyn Device,
+    to: &dyn Device,
+    blocks: u64,
+    task: &Task<'_>,
+) -> Result<()> {
+    let mut first = BlockData::zeroed();
+    from.read_exact_at(first.bytes_mut(), 0)?;
+    place(from, to, &first, blocks, blocks, task)
+}
+
+fn place(
+    from: &dyn Device,
+    to: &dyn Device,
+    first: &BlockData,
+    needed: u64,
+    used: u64,
+    task: &Task<'_>,
+) -> Result<()> {
+    let have = to.current_size_bytes()?;
     if have / (BLOCK_BYTES as u64) < needed {
         let path = to.path().display();
         return Err(Error::no_metadata_space(format!(
@@ -42,7 +70,7 @@ pub fn publish(from: &dyn Device, to: &dyn Device, used: u64, task: &Task<'_>) -
     }
     to.write_all_at(BlockData::zeroed().bytes(), 0)?;
     to.flush()?;
-    let end = used.min(needed) * BLOCK_BYTES as u64;
+    let end = used * BLOCK_BYTES as u64;
     task.expect(used);
     let mut buffer = AlignedBuffer::new(CHUNK_BYTES);
     let mut at = BLOCK_BYTES as u64;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{BuildOptions, Built, Output, PoolBuilder, publish};
+use super::{BuildOptions, Built, Output, PoolBuilder, publish, publish_image};
 use crate::device::{Device, MemoryDevice, Operation, RecordingDevice, WriteLog};
 use crate::error::Error;
 use crate::task::Task;
@@ -372,6 +372,23 @@ fn what_was_built_is_published_to_where_it_fits() {
     );
     assert!(matches!(answer, Err(Error::NoSpace { .. })));
     assert!(small.contents().iter().all(|byte| *byte == 0xA5));
+}
+
+#[test]
+fn an_image_is_published_as_it_is() {
+    // Block 0 is no superblock, and block 2 a hole.
+    let blocks = [1, 2, 0, 3].map(|byte: u8| vec![byte; BLOCK_BYTES]);
+    let from = MemoryDevice::writable(blocks.concat());
+    let to = memory(5);
+    publish_image(&from, &*to, 4, &Task::default()).unwrap();
+    let contents = to.contents();
+    assert!(contents[..4 * BLOCK_BYTES] == blocks.concat());
+    assert!(contents[4 * BLOCK_BYTES..].iter().all(|byte| *byte == 0xA5));
+    let recorded = RecordingDevice::new(vec![0xA5; 5 * BLOCK_BYTES]);
+    publish_image(&from, &recorded, 4, &Task::default()).unwrap();
+    assert_block_0_frames_it(&recorded.log());
+    let answer = publish_image(&from, &*memory(3), 4, &Task::default());
+    assert!(matches!(answer, Err(Error::NoSpace { .. })));
 }
 
 /// Zero first, by itself; then everything else; then block 0, by itself.
