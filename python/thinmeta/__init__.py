@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from thinmeta.mappings import BlockMappings, Mappings
     from thinmeta.mending import AutoRepair, auto_repair
     from thinmeta.merging.snapshot import MergePlan, merge, plan_merge
+    from thinmeta.packing import pack, unpack
     from thinmeta.pool import Pool, open_pool
     from thinmeta.repairing import RepairPlan, plan_repair, repair
     from thinmeta.restoring import restore
@@ -79,10 +80,12 @@ if TYPE_CHECKING:
         DeviceDetails,
         Finding,
         NewPool,
+        PackedMetadata,
         ReverseRun,
         SpaceMapRoot,
         SpaceUsage,
         Superblock,
+        UnpackedMetadata,
     )
     from thinmeta.volume import Volume, WritableVolume
 
@@ -121,6 +124,7 @@ __all__ = [
     "NotFormattedError",
     "ObjectStoreError",
     "OtherVersionError",
+    "PackedMetadata",
     "PoisonedError",
     "Pool",
     "PoolTransaction",
@@ -142,6 +146,7 @@ __all__ = [
     "Superblock",
     "ThinDevice",
     "ThinmetaError",
+    "UnpackedMetadata",
     "UnreadableError",
     "UnsupportedFormatError",
     "UsageError",
@@ -159,12 +164,14 @@ __all__ = [
     "live_pool",
     "merge",
     "open_pool",
+    "pack",
     "plan_merge",
     "plan_repair",
     "plan_shrink",
     "repair",
     "restore",
     "shrink",
+    "unpack",
 ]
 
 if not TYPE_CHECKING:  # a checker must still refuse names that are not there
@@ -177,6 +184,7 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "merging.snapshot": "MergePlan merge plan_merge",
         "mending": "AutoRepair auto_repair",
         "devices": "Devices ThinDevice",
+        "packing": "pack unpack",
         "pool": "Pool open_pool",
         "repairing": "RepairPlan plan_repair repair",
         "restoring": "restore",
@@ -185,8 +193,8 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "tools": "check dump",
         "transaction": "PoolTransaction",
         "types": (
-            "AffectedRange CheckReport DeltaRange DeviceDetails Finding NewPool ReverseRun "
-            "SpaceMapRoot SpaceUsage Superblock"
+            "AffectedRange CheckReport DeltaRange DeviceDetails Finding NewPool PackedMetadata "
+            "ReverseRun SpaceMapRoot SpaceUsage Superblock UnpackedMetadata"
         ),
         "volume": "Volume WritableVolume",
     }

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 
 from thinmeta import _core
-from thinmeta.errors import UsageError
+from thinmeta.errors import NoSpaceError, UsageError
 from thinmeta.files import OutputFile, is_same_file
 
 TYPE_CHECKING = False
@@ -39,10 +38,13 @@ class NewMetadata:
         inputs: Files that the work reads; none of them may be the output.
         size_bytes: How large a file is to be. ``None`` takes the size of one that is there;
             a new one has twice the blocks that are in use.
+        image_blocks: Instead of that, for what is not made but copied, whatever it is: how
+            many blocks it has. A file becomes as large as that, a device gets all of them.
         progress: Called as ``progress(done, total)`` while a device is written.
 
     Raises:
         UsageError: The output is an input, or can hold no metadata.
+        NoSpaceError: It is a device with less than ``image_blocks``.
         DeviceInUseError: Somebody uses it.
         OSError: It cannot be written.
     """
@@ -53,11 +55,13 @@ class NewMetadata:
         *,
         inputs: Iterable[str] = (),
         size_bytes: int | None = None,
+        image_blocks: int | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
         self.path = path
         self._inputs = tuple(inputs)
         self._size_bytes = size_bytes
+        self._image_blocks = image_blocks
         self._progress = progress
         self._target: _core.MetadataTarget | None = None
         self._file: OutputFile | None = None
@@ -83,6 +87,9 @@ class NewMetadata:
                 f"{self.path}: metadata have 1 to {MOST_BLOCKS} blocks of {BLOCK_BYTES} bytes, "
                 f"not {size} bytes"
             )
+        image = self._image_blocks
+        if image is not None:
+            size = image * BLOCK_BYTES
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
@@ -94,12 +101,19 @@ class NewMetadata:
         is_device = stat.S_ISBLK(found.st_mode)
         if not is_device and not stat.S_ISREG(found.st_mode):
             raise UsageError(f"{self.path}: metadata go to a file or a block device")
-        if is_device and size is not None:
+        if is_device and self._size_bytes is not None:
             raise UsageError(f"{self.path} is a block device, whose size is what it is")
         # Ours from here on: nobody else may be writing to it, or have it as a device.
         self._target = _core.MetadataTarget(self.path)
         there = self._target.metadata_blocks * BLOCK_BYTES
         if is_device:
+            if image is not None and size is not None and there < size:
+                raise NoSpaceError(
+                    "metadata",
+                    f"{self.path} has {there} bytes, and {size} are needed; nothing written",
+                )
+            import tempfile
+
             self._work = tempfile.TemporaryFile(prefix="thinmeta-")  # noqa: SIM115 - see __exit__
             self.descriptor = self._work.fileno()
             os.ftruncate(self.descriptor, there)
@@ -111,7 +125,11 @@ class NewMetadata:
         self.descriptor = self._file.__enter__()
         self.grows = not size
         if size:
-            os.ftruncate(self.descriptor, size)
+            try:
+                os.ftruncate(self.descriptor, size)
+            except OSError as error:
+                error.filename = self.path
+                raise
 
     def built(self, used_blocks: int) -> None:
         """Say that the metadata are whole, and how many of their blocks are in use."""
@@ -130,7 +148,11 @@ class NewMetadata:
                 file, self._file = self._file, None
                 file.__exit__(raised, value, traceback)
             elif raised is None and self._target is not None and self._used_blocks is not None:
-                self._target.publish(self.descriptor, self._used_blocks, progress=self._progress)
+                target, blocks = self._target, self._used_blocks
+                if self._image_blocks is None:
+                    target.publish(self.descriptor, blocks, progress=self._progress)
+                else:
+                    target.publish_image(self.descriptor, blocks, progress=self._progress)
         finally:
             if self._file is not None:
                 incomplete = UsageError("nothing was built")

@@ -290,3 +290,34 @@ class NewPool:
     data_blocks_used: int
     devices: int
     mapped_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMetadata:
+    """What was packed; blocks have 4096 bytes.
+
+    Attributes:
+        metadata_blocks: Blocks of the device or image.
+        packed_blocks: Of these, how many are metadata of some kind, and in the pack.
+        left_out_blocks: How many are neither that nor zeros: damaged ones, for example. The
+            form has no place for them.
+        packed_bytes: Size of the result.
+    """
+
+    metadata_blocks: int
+    packed_blocks: int
+    left_out_blocks: int
+    packed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedMetadata:
+    """What was unpacked; blocks have 4096 bytes.
+
+    Attributes:
+        metadata_blocks: Blocks of the device or image that was packed.
+        unpacked_blocks: Of these, how many were in the pack; the others are zeros.
+    """
+
+    metadata_blocks: int
+    unpacked_blocks: int

@@ -22,6 +22,7 @@ mod opened_volume;
 mod origin;
 mod output;
 mod pack;
+mod packed_metadata;
 mod pool;
 mod pool_transaction;
 mod repair;
@@ -65,6 +66,8 @@ mod _core {
     use super::new_metadata::{MetadataTarget, restore};
     #[pymodule_export]
     use super::pack::{BlockIndex, PackBuilder, PackTable, Packed, Wanted};
+    #[pymodule_export]
+    use super::packed_metadata::{block_kind, pack_metadata, packed_blocks, unpack_metadata};
     #[pymodule_export]
     use super::pool::{Pool, delta_of_bookmarks};
     #[pymodule_export]

@@ -10,7 +10,7 @@ use pyo3::types::PyDict;
 
 use super::buffer::duplicate;
 use super::call::{detached, watched};
-use crate::build::{Built, Output, publish};
+use crate::build::{Built, Output, publish, publish_image};
 use crate::device::{Device, FileDevice, WorkFile};
 use crate::error::Error;
 use crate::tools::restore::{RestoreOptions, restore as restore_xml};
@@ -130,6 +130,23 @@ impl MetadataTarget {
         let from = WorkFile::new(from, self.path.clone());
         watched(py, progress, None, |task| {
             publish(&from, &*to, used_blocks, task)
+        })
+    }
+
+    /// Puts there what a file of the caller's has, so many blocks, whatever they are.
+    #[pyo3(signature = (from_fd, blocks, *, progress=None))]
+    fn publish_image(
+        &self,
+        py: Python<'_>,
+        from_fd: RawFd,
+        blocks: u64,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let to = self.device(py)?;
+        let from = File::from(duplicate(py, from_fd)?);
+        let from = WorkFile::new(from, self.path.clone());
+        watched(py, progress, None, |task| {
+            publish_image(&from, &*to, blocks, task)
         })
     }
 

@@ -985,7 +985,28 @@ class MetadataTarget:
     def publish(self, from_fd: int, used_blocks: int, *, progress: _Progress | None = None) -> None:
         """Put there what was built in a file of the caller's."""
 
+    def publish_image(
+        self, from_fd: int, blocks: int, *, progress: _Progress | None = None
+    ) -> None:
+        """Put there what a file of the caller's has, so many blocks, whatever they are."""
+
     def close(self) -> None: ...
+
+def pack_metadata(
+    path: _Path, out: int | _Writer, *, progress: _Progress | None = None
+) -> dict[str, int]:
+    """Pack the metadata at a path."""
+
+def packed_blocks(fd: int, name: _Path) -> int:
+    """How many blocks the metadata have that a file holds."""
+
+def unpack_metadata(
+    fd: int, name: _Path, out_fd: int, out_name: _Path, *, progress: _Progress | None = None
+) -> dict[str, int]:
+    """Unpack such a file into one of the caller's, which is as large as the metadata are."""
+
+def block_kind(data: Buffer) -> str | None:
+    """Which kind of metadata block this is by its checksum; None for anything else."""
 
 def auto_repair(
     path: str,
