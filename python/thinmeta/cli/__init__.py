@@ -50,6 +50,8 @@ COMMANDS = (
     "size",
     "shrink",
     "merge",
+    "pack",
+    "unpack",
     "install-links",
 )
 

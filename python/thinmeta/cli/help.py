@@ -31,6 +31,8 @@ Metadata made anew, in another place than the old ones
   repair   make them from what can be read of damaged ones
   shrink   make a pool fit on a shorter data device, moving what lies past its end
   merge    give an origin the content of its snapshot; an external one, too
+  pack     put metadata into a small file, to keep or to send
+  unpack   make metadata of that again
 
 Pools in use
   live     status, snapshots of volumes, and the metadata snapshot
