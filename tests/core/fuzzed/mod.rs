@@ -1,5 +1,5 @@
 //! Hostile bytes for what is changed on a device: nodes, space maps, arrays, the
-//! superblock of a store, pools; for what is saved of them, and for XML. Each target takes a
+//! superblock of a store, pools; for what is saved of them, for XML and for packs. Each target takes a
 //! fuzzer's input and holds what comes of it to laws: no panic, no lock left, errors that say what is wrong, answers that agree.
 //!
 //! Inputs that were once found to matter are kept in `seeds`, and run as plain tests.
@@ -14,6 +14,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod trees;
+mod unpack;
 
 /// What became of an input: the errors that were met.
 pub type Outcome = Vec<String>;
@@ -22,7 +23,7 @@ pub type Outcome = Vec<String>;
 pub type Target = (&'static str, fn(&[u8]) -> Outcome);
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("tree_changes", trees::run),
     ("space_maps", maps::run),
     ("arrays", arrays::run),
@@ -30,6 +31,7 @@ pub const TARGETS: [Target; 7] = [
     ("pool", pool::run),
     ("saved", saved::run),
     ("restore", restore::run),
+    ("unpack", unpack::run),
 ];
 
 /// Runs one; panics where a law is broken.

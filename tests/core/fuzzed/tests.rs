@@ -58,7 +58,7 @@ macro_rules! targets {
     };
 }
 
-targets! { tree_changes space_maps arrays store pool saved restore }
+targets! { tree_changes space_maps arrays store pool saved restore unpack }
 
 /// Not a test: keeps the first input of each outcome that none of those kept has.
 /// `cargo test --release --test core fuzzed::tests::keep -- --ignored`
