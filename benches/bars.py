@@ -74,6 +74,7 @@ RESTORE_MEMORY = {
 }
 REPAIR = faster(6, 15)
 RMAP = faster(4, 7)
+PACK = UNPACK = faster(1.8, 3)
 DUMP_TO_FILE = faster(3)
 THIN_DELTA = faster(5, 8)
 LS = Bar(60, 40, "ms", more=False)
