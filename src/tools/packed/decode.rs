@@ -45,7 +45,9 @@ impl<R: Read> Input<R> {
     }
 
     pub fn is_empty(&mut self) -> Result<bool> {
-        self.peek()?;
+        if self.at == self.end && !self.ended {
+            self.read_more()?;
+        }
         Ok(self.at == self.end)
     }
 
@@ -56,7 +58,7 @@ impl<R: Read> Input<R> {
         Ok(number)
     }
 
-    /// What comes next; zeros behind the end.
+    /// What comes next, a byte at least; zeros behind the end.
     #[inline]
     fn peek(&mut self) -> Result<&[u8; PEEK]> {
         if self.end - self.at < PEEK && !self.ended {
@@ -64,13 +66,13 @@ impl<R: Read> Input<R> {
         }
         // There are always so many, which the compiler does not know.
         let rest = self.buffer[self.at..].first_chunk();
-        rest.ok_or_else(|| broken("they end in the middle of a block"))
+        rest.filter(|_| self.at < self.end).ok_or_else(cut_off)
     }
 
     #[inline]
     fn advance(&mut self, count: usize) -> Result<()> {
         if count > self.end - self.at {
-            return Err(broken("they end in the middle of a block"));
+            return Err(cut_off());
         }
         self.at += count;
         Ok(())
@@ -86,7 +88,7 @@ impl<R: Read> Input<R> {
                 return Ok(());
             }
             if self.ended {
-                return Err(broken("they end in the middle of a block"));
+                return Err(cut_off());
             }
             out = later;
             self.read_more()?;
@@ -297,6 +299,10 @@ fn wide(width: usize) -> Result<u64> {
         return Err(broken("a number of an impossible width"));
     }
     Ok(mask)
+}
+
+fn cut_off() -> Error {
+    broken("they end in the middle of a block")
 }
 
 fn unknown() -> Error {
