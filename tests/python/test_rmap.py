@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import thinmeta
+from command import ThinmetaCommand, fails
 from corpus import THIN, Corpus
+from damages import Tree
 from dropins import DropIns
 from histories import History
 from model import PoolModel
+from ondisk import BLOCK, patched
 from oracles import NewerTools, ThinTools, newer_tools, require_module
 from thinmeta.cli import main
 
@@ -152,3 +156,18 @@ def test_a_newer_peer_fails_where_we_fail(corpus: Corpus, drop_in: DropIns, tmp_
     damaged.write_bytes(content)
     assert drop_in("thin_rmap --region 0..9", damaged).status == 1
     assert newer.run("thin_rmap", "--region", "0..9", damaged).returncode != 0
+
+
+def test_damage_among_many_leaves_ends_it(
+    command: ThinmetaCommand, corpus: Corpus, tmp_path: Path
+) -> None:
+    """Threads waited for ever for somebody to take what they had found after an error."""
+    content = corpus["snaps-300"].meta.read_bytes()
+    tree = Tree(content)
+    leaves = [leaf for _, root in tree.device_roots().values() for _, leaf in tree.leaves(root)]
+    assert len(tree.device_roots()) > 100, "more parts of work than may wait to be taken"
+    # One that a single device has: the others go on.
+    at = next(leaf for leaf, count in Counter(leaves).items() if count == 1)
+    meta = tmp_path / "meta.img"
+    meta.write_bytes(patched(content, at * BLOCK, bytes(BLOCK)))
+    fails(command("rmap", meta), 1, f"block {at} is damaged")

@@ -119,7 +119,7 @@ pub(super) fn gather(
         };
         let workers: Vec<_> = (0..threads).map(start).collect();
         drop(sender);
-        let mut parts = vec![collect(&edges, buckets.clone(), task)?];
+        let mut parts = vec![collect(edges, buckets.clone(), task)?];
         for worker in workers {
             match worker.join() {
                 Ok(part) => parts.push(part),
@@ -247,9 +247,10 @@ fn push(rows: &mut Vec<Row>, row: Row) {
     }
 }
 
-/// Joins the edges of jobs, in their order; rows that are whole.
+/// Joins the edges of jobs, in their order; rows that are whole. Takes the receiver away
+/// from who called, so that after an error nobody waits for room in it.
 fn collect(
-    edges: &Receiver<Result<Edges>>,
+    edges: Receiver<Result<Edges>>,
     mut buckets: Buckets,
     task: &Task<'_>,
 ) -> Result<Buckets> {
