@@ -15,6 +15,7 @@ mod delta;
 mod engine;
 mod error;
 mod handle;
+mod look;
 mod mappings;
 mod merge;
 mod new_metadata;
@@ -58,6 +59,8 @@ mod _core {
         ReadLock, SpaceMap, Store, StoreTransaction, StoreView, TransactionManager,
         TransactionScope, Tree, TreeItems, TreeIterator, Validator, WriteLock,
     };
+    #[pymodule_export]
+    use super::look::MetadataReader;
     #[pymodule_export]
     use super::mappings::{BlockMapping, Mappings, Run, RunIterator};
     #[pymodule_export]

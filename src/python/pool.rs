@@ -104,6 +104,12 @@ pub(super) fn delta_of_bookmarks(
 }
 
 impl Pool {
+    /// One that was opened for reading.
+    pub fn over(path: OsString, pool: thin::Pool) -> Self {
+        let state = State::new(pool);
+        Self { path, state }
+    }
+
     /// What its handles keep.
     pub fn state(&self) -> &Arc<State> {
         &self.state
@@ -468,7 +474,7 @@ fn dump_format(py: Python<'_>, name: &str) -> PyResult<DumpFormat> {
 }
 
 /// Every field, under the name that the kernel gives it.
-fn superblock_fields<'py>(
+pub(super) fn superblock_fields<'py>(
     py: Python<'py>,
     superblock: &Superblock,
 ) -> PyResult<Bound<'py, PyDict>> {

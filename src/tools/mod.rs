@@ -14,6 +14,7 @@ pub mod delta;
 pub mod dump;
 pub mod extract;
 pub mod list;
+pub mod look;
 pub mod merge;
 pub mod packed;
 pub mod repair;

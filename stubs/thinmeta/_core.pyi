@@ -134,6 +134,28 @@ class Merge:
     ) -> dict[str, int]: ...
 
 @final
+class MetadataReader:
+    """Blocks of a metadata device, one at a time, as they stand there."""
+
+    def __new__(
+        cls, path: str, *, metadata_snapshot: Literal["held"] | int | None = None
+    ) -> Self: ...
+    @property
+    def nr_blocks(self) -> int: ...
+    def pool(self) -> Pool:
+        """The pool, on the same open device."""
+    def look(
+        self,
+        block: int,
+        *,
+        expected: str | None = None,
+        low: int | None = None,
+        high: int | None = None,
+    ) -> dict[str, Any]:
+        """One block: its bytes, what they mean, and what is wrong with them."""
+    def close(self) -> None: ...
+
+@final
 class Repair:
     """A repair that is planned; the input is claimed until this is dropped."""
 
