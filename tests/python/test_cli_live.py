@@ -289,6 +289,22 @@ def test_a_live_pool_is_read_as_its_metadata_are(
     assert messages(world) == [RESERVE, RELEASE]
 
 
+def test_a_live_pool_is_explored_through_its_snapshot(
+    command: ThinmetaCommand, world: LiveWorld
+) -> None:
+    with thinmeta.open_pool(world.meta) as pool:
+        ids = [str(device) for device in pool.devices]
+    live = as_json(command("explore", "--json", "pool", "devices"))
+    assert [row["cells"][0] for row in live["rows"]] == ids and live["findings"] == []
+    assert (live["metadata"], live["metadata_snapshot"]) == ("pool", "held")
+    assert messages(world) == [RESERVE, RELEASE]
+    world.dmsetup.tell("pool", "reserve_metadata_snap")
+    again = as_json(command("explore", "--json", "-m", "pool", "devices"))
+    assert again == live and messages(world) == [RESERVE, RELEASE]
+    home = as_json(command("explore", "--json", "-m", "pool"))
+    assert "metadata snapshot" in home["title"] and home["findings"] == []
+
+
 def test_volumes_can_be_called_by_their_names(
     command: ThinmetaCommand, lvm: FakeLvm, world: LiveWorld
 ) -> None:

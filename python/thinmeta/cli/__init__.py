@@ -27,6 +27,7 @@ COMMANDS = (
     "delta",
     "rmap",
     "stat",
+    "explore",
     "extract",
     "live",
     "create",

@@ -14,6 +14,7 @@ Commands that only read
   delta    show where two volumes differ, for example a volume and its snapshot
   rmap     show what lies where in the pool's data
   stat     tell how long runs are, what is shared, how full trees are, what is free
+  explore  walk through the metadata in a terminal, block by block
   extract  copy a volume's content out of a pool
   size     tell how large a pool's metadata have to be
 
