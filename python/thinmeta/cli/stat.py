@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from thinmeta.cli.options import Option
     from thinmeta.statistics import (
         FreeStatistics,
         PoolStatistics,
@@ -53,9 +54,13 @@ Examples
 """
 
 
+#: None but those of every command that reads.
+OPTIONS: tuple[Option, ...] = ()
+
+
 def run(arguments: list[str]) -> int:
     """Run the command on its words and return its exit status."""
-    parsed = parse("stat", arguments, (), ("META",))
+    parsed = parse("stat", arguments, OPTIONS, ("META",))
     if parsed.has("help"):
         write_text(HELP)
         return 0
