@@ -117,6 +117,15 @@ pub enum Error {
     },
     /// A metadata block failed its check and was not used.
     Damaged(Damage),
+    /// What was to be done is done to sound metadata only, and these are not.
+    Unsound {
+        /// The metadata.
+        path: PathBuf,
+        /// What a check calls the worst of it.
+        code: &'static str,
+        /// The same in words, and what to do.
+        reason: String,
+    },
     /// Somebody else uses the device or file.
     InUse {
         /// The file or device.
@@ -271,6 +280,9 @@ impl fmt::Display for Error {
                 write!(f, "{}: {source}", path.display())
             }
             Self::Damaged(damage) => damage.fmt(f),
+            Self::Unsound { path, code, reason } => {
+                write!(f, "{} is not sound: {code}: {reason}", path.display())
+            }
             Self::InUse { path, reason } => write!(f, "{} is in use: {reason}", path.display()),
             Self::NotFormatted(path) => {
                 write!(

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         StreamError,
         ThinmetaError,
         UnreadableError,
+        UnsoundPoolError,
         UnsupportedFormatError,
         UsageError,
         VerificationError,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from thinmeta.shrinking import ShrinkPlan, Shrunk, plan_shrink, shrink
     from thinmeta.tools import check, dump
     from thinmeta.transaction import PoolTransaction
+    from thinmeta.trimming import Trimmed, trim
     from thinmeta.types import (
         AffectedRange,
         CheckReport,
@@ -147,7 +149,9 @@ __all__ = [
     "ThinDevice",
     "ThinmetaError",
     "UnpackedMetadata",
+    "Trimmed",
     "UnreadableError",
+    "UnsoundPoolError",
     "UnsupportedFormatError",
     "UsageError",
     "VerificationError",
@@ -172,6 +176,7 @@ __all__ = [
     "restore",
     "shrink",
     "unpack",
+    "trim",
 ]
 
 if not TYPE_CHECKING:  # a checker must still refuse names that are not there
@@ -192,6 +197,7 @@ if not TYPE_CHECKING:  # a checker must still refuse names that are not there
         "shrinking": "ShrinkPlan Shrunk plan_shrink shrink",
         "tools": "check dump",
         "transaction": "PoolTransaction",
+        "trimming": "Trimmed trim",
         "types": (
             "AffectedRange CheckReport DeltaRange DeviceDetails Finding NewPool PackedMetadata "
             "ReverseRun SpaceMapRoot SpaceUsage Superblock UnpackedMetadata"

@@ -44,6 +44,7 @@ __all__ = [
     "StreamError",
     "ThinmetaError",
     "UnreadableError",
+    "UnsoundPoolError",
     "UnsupportedFormatError",
     "UsageError",
     "VerificationError",
@@ -104,6 +105,23 @@ class DamagedBlockError(ThinmetaError):
             f"{step}metadata block {self.block} is damaged: {self.validator}, {self.check}: "
             f"found {found}, expected {expected}"
         )
+
+
+class UnsoundPoolError(ThinmetaError):
+    """What was asked for is done to sound metadata only, and these are not.
+
+    Attributes:
+        path: The metadata.
+        code: What :func:`thinmeta.check` calls the worst of it, e.g. ``"node-damaged"``.
+        reason: The same in words, and what to do.
+    """
+
+    def __init__(self, path: str, code: str, reason: str) -> None:
+        super().__init__(path, code, reason)
+        self.path, self.code, self.reason = path, code, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} is not sound: {self.code}: {self.reason}"
 
 
 class NoSpaceError(ThinmetaError):

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, OFlags, flock, seek};
 use rustix::io::Errno;
 
 use super::poisoned::{self, Identity};
-use super::{Device, direct, in_use::loop_device_on};
+use super::{Device, direct, discard, in_use::loop_device_on};
 use crate::error::{Error, Result};
 use crate::units::{BLOCK_BYTES, SECTOR_BYTES};
 
@@ -370,6 +370,20 @@ impl Device for FileDevice {
         }
         let answer = self.file.sync_data();
         answer.map_err(|source| Error::io(&self.path, None, source))
+    }
+
+    fn discard(&self, bytes: &Range<u64>) -> Result<()> {
+        if !self.writable {
+            return Err(self.read_only());
+        }
+        let answer = if bytes.end > self.size_bytes() || bytes.start >= bytes.end {
+            Err(io::Error::from(io::ErrorKind::InvalidInput))
+        } else if self.direct {
+            discard::discard(&self.file, bytes)
+        } else {
+            discard::punch(&self.file, bytes)
+        };
+        answer.map_err(self.failed_at(bytes.start))
     }
 
     fn next_data(&self, offset_bytes: u64) -> Option<Range<u64>> {

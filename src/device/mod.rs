@@ -6,6 +6,7 @@
 
 mod aligned;
 mod direct;
+mod discard;
 mod faulty;
 mod file;
 mod in_use;
@@ -69,6 +70,17 @@ pub trait Device: Send + Sync + Debug {
     /// As [`Self::write_all_at`]; after an error nobody knows what is on the disk.
     fn flush(&self) -> Result<()> {
         Err(Error::ReadOnly(self.path().display().to_string()))
+    }
+
+    /// Gives up the space of these bytes, of which nobody knows afterwards what they are:
+    /// zeros in a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], of the kind [`Unsupported`](std::io::ErrorKind::Unsupported) where it
+    /// has no space to give up; [`Error::ReadOnly`] on what was opened for reading.
+    fn discard(&self, bytes: &Range<u64>) -> Result<()> {
+        let unsupported = std::io::Error::from(std::io::ErrorKind::Unsupported);
+        Err(Error::io(self.path(), Some(bytes.start), unsupported))
     }
 
     /// Size in bytes as of now.

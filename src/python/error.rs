@@ -38,6 +38,9 @@ fn raised_in(py: Python<'_>, step: &Step, error: Error) -> PyErr {
             source,
         } => os_error(py, step, &path, offset_bytes, source),
         Error::Damaged(damage) => damaged(py, step, damage),
+        Error::Unsound { path, code, reason } => {
+            instance(py, "UnsoundPoolError", (path.as_os_str(), code, reason))
+        }
         Error::InUse { path, reason } => {
             instance(py, "DeviceInUseError", (path.as_os_str(), reason))
         }
@@ -188,6 +191,7 @@ fn errno(kind: ErrorKind) -> Option<Errno> {
         ErrorKind::InvalidInput => Errno::INVAL,
         ErrorKind::BrokenPipe => Errno::PIPE,
         ErrorKind::StorageFull => Errno::NOSPC,
+        ErrorKind::Unsupported => Errno::OPNOTSUPP,
         _ => return None,
     })
 }

@@ -31,6 +31,7 @@ mod rmap;
 mod shrink;
 mod stat;
 mod thin_device;
+mod trim;
 mod volume;
 mod writable_volume;
 
@@ -83,6 +84,8 @@ mod _core {
     use super::shrink::Shrink;
     #[pymodule_export]
     use super::thin_device::ThinDevice;
+    #[pymodule_export]
+    use super::trim::Trim;
     #[pymodule_export]
     use super::volume::Volume;
     #[pymodule_export]

@@ -3,7 +3,7 @@
 //! Promises: nothing here prints, and nothing here writes to a pool, but for the flag
 //! that [`check::check_and_clear`] clears and what [`check::mend_path`] puts right; [`restore`],
 //! [`merge`] and [`shrink`] make new ones, and the last of them copies data to where it is
-//! free. Long calls
+//! free; [`trim`] gives free data blocks up. Long calls
 //! take a [`Task`](crate::task::Task) that watches and stops them.
 //! May use: layers 0 to 8.
 
@@ -23,3 +23,4 @@ mod retell;
 pub mod rmap;
 pub mod shrink;
 pub mod stat;
+pub mod trim;

@@ -19,6 +19,10 @@ EXAMPLES: list[tuple[thinmeta.ThinmetaError, dict[str, Any]]] = [
         errors.DamagedBlockError(7, "btree node", "depth", "deep", "16", "space map open"),
         {"block": 7, "found": "deep", "step": "space map open"},
     ),
+    (
+        errors.UnsoundPoolError("/dev/x", "data-count-low", "see check"),
+        {"path": "/dev/x", "code": "data-count-low", "reason": "see check"},
+    ),
     (errors.NoSpaceError("metadata"), {"space": "metadata"}),
     (
         errors.NoSpaceError("data", "all 8 blocks are in use"),

@@ -157,6 +157,19 @@ fn look(device: &Arc<dyn Device>, task: &Task<'_>) -> Result<(CheckReport, Optio
     Ok((report, known))
 }
 
+/// Checks everything; how many references each data block has, where nothing fatal is
+/// wrong: of all devices, and of those of the metadata snapshot.
+///
+/// # Errors
+/// As [`super::check_path`].
+pub fn check_references(
+    device: &Arc<dyn Device>,
+    task: &Task<'_>,
+) -> Result<(CheckReport, Option<Counts>)> {
+    let (report, known) = look(device, task)?;
+    Ok((report, known.map(|known| known.data)))
+}
+
 fn codes(report: &CheckReport) -> impl Iterator<Item = &'static str> {
     let found = report.findings.iter();
     let serious = found.filter(|finding| finding.severity != Severity::Info);

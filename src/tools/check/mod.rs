@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use finding::{Affected, Finding, Severity};
-pub use mend::{MendOptions, Mended, mend_device, mend_path};
+pub use mend::{MendOptions, Mended, check_references, mend_device, mend_path};
 
 use crate::device::{Device, FileDevice};
 use crate::error::{Damage, Error, Result};
@@ -87,7 +87,7 @@ impl CheckReport {
 
     /// Whether the pool may be changed: nothing is wrong but sums of its space maps;
     /// or, with `minor`, nothing fatal.
-    fn is_sound(&self, minor: bool) -> bool {
+    pub(in crate::tools) fn is_sound(&self, minor: bool) -> bool {
         self.findings.iter().all(|finding| match finding.severity {
             Severity::Fatal => false,
             Severity::NonFatal => minor || finding.code == SUMMARY,
