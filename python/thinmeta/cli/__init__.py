@@ -53,6 +53,7 @@ COMMANDS = (
     "merge",
     "pack",
     "unpack",
+    "trim",
     "install-links",
 )
 

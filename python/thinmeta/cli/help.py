@@ -35,6 +35,9 @@ Metadata made anew, in another place than the old ones
   pack     put metadata into a small file, to keep or to send
   unpack   make metadata of that again
 
+Data that nobody uses
+  trim     give up what is free in a pool's data: holes in an image, discards on a device
+
 Pools in use
   live     status, snapshots of volumes, and the metadata snapshot
 
@@ -52,6 +55,8 @@ Commands that change a pool, each in one transaction: all of it happens, or noth
 Under the names of others
   thin_check thin_delta thin_dump thin_ls thin_metadata_pack thin_metadata_size
   thin_metadata_unpack thin_migrate thin_repair thin_restore thin_rmap thin_shrink
+  thin_check thin_delta thin_dump thin_ls thin_metadata_size thin_migrate thin_repair
+  thin_restore thin_rmap thin_shrink thin_trim
                  do what these programs of thin-provisioning-tools do, whose options they
                  take; LVM may call them (docs/lvm.md)
   install-links  make links of these names

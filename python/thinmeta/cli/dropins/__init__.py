@@ -29,6 +29,7 @@ NAMES = (
     "thin_restore",
     "thin_rmap",
     "thin_shrink",
+    "thin_trim",
 )
 #: Whose bytes are printed: who asks for a version wants to know what to expect.
 PEER_VERSION = "1.1.0"
