@@ -12,7 +12,11 @@ use super::new_metadata::{built_fields, work_output};
 use crate::device::{Claim, Device, FileDevice};
 use crate::task::Task;
 use crate::thin::DeviceInfo;
-use crate::tools::repair::{self as core, BasisSource, Candidate, DeviceOutlook, RepairOptions};
+use crate::tools::repair::{
+    self as core, BasisSource, Candidate, DeletedDevice, DeviceOutlook, RepairOptions, Undelete,
+    Undeleted, Version,
+};
+use crate::units::BlockNr;
 
 /// A repair that is planned. The input is ours until this is dropped.
 #[pyclass(frozen, module = "thinmeta._core")]
@@ -21,9 +25,11 @@ pub(super) struct Repair(core::Repair);
 #[pymethods]
 impl Repair {
     #[new]
+    #[allow(clippy::too_many_arguments)] // They are keywords.
     #[pyo3(signature = (
         path, *, transaction_id=None, data_block_size_sectors=None, nr_data_blocks=None,
-        only_raise=false, progress=None
+        only_raise=false, undelete=Vec::new(), keep_overwritten=false, list_deleted=false,
+        progress=None
     ))]
     fn new(
         py: Python<'_>,
@@ -32,6 +38,9 @@ impl Repair {
         data_block_size_sectors: Option<u32>,
         nr_data_blocks: Option<u64>,
         only_raise: bool,
+        undelete: Vec<(u64, Option<u64>)>,
+        keep_overwritten: bool,
+        list_deleted: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let options = RepairOptions {
@@ -39,6 +48,15 @@ impl Repair {
             data_block_size_sectors,
             nr_data_blocks,
             only_raise,
+            undelete: undelete
+                .into_iter()
+                .map(|(id, root)| Undelete {
+                    id,
+                    root: root.map(BlockNr),
+                })
+                .collect(),
+            keep_overwritten,
+            list_deleted,
         };
         let work = |task: &Task<'_>| {
             let device: Arc<dyn Device> = Arc::new(FileDevice::open(path, Claim::Unused)?);
@@ -79,6 +97,12 @@ impl Repair {
             .collect::<PyResult<_>>()?;
         fields.set_item("candidates", candidates)?;
         fields.set_item("loose_trees", outlook.loose_trees)?;
+        let deleted: Vec<_> = outlook
+            .deleted
+            .iter()
+            .map(|device| deleted_fields(py, device))
+            .collect::<PyResult<_>>()?;
+        fields.set_item("deleted_devices", deleted)?;
         Ok(fields)
     }
 
@@ -128,6 +152,9 @@ fn device_fields<'py>(py: Python<'py>, device: &DeviceOutlook) -> PyResult<Bound
         .collect();
     fields.set_item("lost_ranges", lost)?;
     fields.set_item("lost_ranges_total", device.lost_ranges)?;
+    let back = device.undeleted.as_ref();
+    let back = back.map(|back| undeleted_fields(py, back)).transpose()?;
+    fields.set_item("undeleted", back)?;
     Ok(fields)
 }
 
@@ -141,5 +168,50 @@ fn candidate_fields<'py>(py: Python<'py>, found: &Candidate) -> PyResult<Bound<'
     fields.set_item("mapped_blocks", found.mapped_blocks)?;
     fields.set_item("transaction_id", found.transaction_id)?;
     fields.set_item("time", found.time)?;
+    Ok(fields)
+}
+
+/// Trees of a deleted device that are told of.
+const MOST_VERSIONS: usize = 16;
+
+fn deleted_fields<'py>(py: Python<'py>, device: &DeletedDevice) -> PyResult<Bound<'py, PyDict>> {
+    let fields = PyDict::new(py);
+    fields.set_item("device_id", device.id)?;
+    let versions = device.versions.iter().take(MOST_VERSIONS).map(version);
+    fields.set_item("versions", versions.collect::<Vec<_>>())?;
+    fields.set_item("versions_total", device.versions.len())?;
+    Ok(fields)
+}
+
+/// Root, mappings, whether that is all of it, whether the top level leads there, and details.
+type VersionRow = (u64, u64, bool, bool, Option<(u64, u64, u64, u32, u32)>);
+
+fn version(version: &Version) -> VersionRow {
+    let info = version.info.as_ref().map(row);
+    let root = version.root.0;
+    (
+        root,
+        version.mapped_blocks,
+        version.is_whole,
+        version.is_led,
+        info,
+    )
+}
+
+fn undeleted_fields<'py>(py: Python<'py>, back: &Undeleted) -> PyResult<Bound<'py, PyDict>> {
+    let fields = PyDict::new(py);
+    fields.set_item("version", version(&back.version))?;
+    fields.set_item("free_blocks", back.free_blocks)?;
+    fields.set_item("doubtful_blocks", back.doubtful_blocks)?;
+    fields.set_item("shared_blocks", back.shared_blocks)?;
+    fields.set_item("overwritten_blocks", back.overwritten_blocks)?;
+    fields.set_item("keeps_overwritten", back.keeps_overwritten)?;
+    let ranges: Vec<_> = back
+        .ranges
+        .iter()
+        .map(|range| (range.begin, range.end, range.fate.as_str(), range.owner))
+        .collect();
+    fields.set_item("ranges", ranges)?;
+    fields.set_item("ranges_total", back.ranges_total)?;
     Ok(fields)
 }

@@ -12,6 +12,7 @@ use super::outlook::{DeviceOutlook, Outlook, TreeSource};
 use super::patch::{Patcher, Patches, of_gap};
 use super::plan::{Found, Survey, Wanted};
 use super::trees::Trees;
+use super::undelete::Undeletion;
 use super::walk::{Gap, Grafts, Step, Walker};
 use crate::error::Result;
 use crate::task::Task;
@@ -34,7 +35,8 @@ impl Survey {
         let device = Arc::clone(&self.device);
         let limit = self.basis.limit;
         let mut gaps: Vec<(u64, Gap)> = Vec::new();
-        for each in wanted {
+        let stays = |each: &&Wanted| each.source != TreeSource::Deleted;
+        for each in wanted.iter().filter(stays) {
             task.step(0, 0)?;
             let mut walker = Walker::new(NodeReader::of_device(&*device, limit), forest, grafts);
             let mut visit = |step| {
@@ -55,7 +57,8 @@ impl Survey {
         // Each leaf counts once, those of the metadata snapshot, too.
         let grafted = grafts.values().flatten().map(|graft| graft.block);
         let held = held.roots.iter().map(|root| root.1);
-        let mut roots: Vec<u32> = wanted.iter().filter_map(|each| each.root).collect();
+        let stay = wanted.iter().filter(stays);
+        let mut roots: Vec<u32> = stay.filter_map(|each| each.root).collect();
         roots.extend(grafted.chain(held));
         roots.sort_unstable();
         roots.dedup();
@@ -94,7 +97,9 @@ impl Survey {
             grafts,
             patches,
             unproven,
+            undeletion,
         } = found;
+        let Undeletion { cuts, mut outlooks } = undeletion;
         let doubtful = Doubtful::of(&forest);
         let known: FxHashSet<u64> = live.details.iter().map(|info| info.id).collect();
         let is_current = self.basis.source == BasisSource::Superblock;
@@ -128,7 +133,9 @@ impl Survey {
                 source: each.source,
                 lost: Vec::new(),
                 lost_ranges: 0,
+                undeleted: outlooks.remove(&each.info.id),
             };
+            let cut = cuts.get(&each.info.id);
             if is_guess(each) {
                 // All of it looks shared: the kernel copies before it writes there.
                 outlook.info.snapshotted_time = self.basis.time;
@@ -146,6 +153,14 @@ impl Survey {
                         } else {
                             outlook.lose(&gap);
                         }
+                    }
+                    Step::Leaf { leaf, .. }
+                        if cut.is_some_and(|cut| cut.touches(&forest, &leaf)) =>
+                    {
+                        let block = reader.read_one(leaf.block)?;
+                        let runs = runs(&leaf.parse(&block)?, self.limits)?;
+                        let rest = cut.map(|cut| cut.rest(&runs)).unwrap_or_default();
+                        outlook.info.mapped_blocks += blocks(&rest);
                     }
                     Step::Leaf { leaf, grafted } => {
                         if !seen.insert(leaf.block.into()) && again.insert(leaf.block.into()) {
@@ -202,6 +217,17 @@ impl Survey {
                 self.basis.transaction_id = ids.max().unwrap_or(0).max(own);
             }
         }
+        if devices
+            .iter()
+            .any(|device| device.source == TreeSource::Deleted)
+        {
+            // All of what comes back looks shared: nobody writes it in its place.
+            self.basis.time = self.basis.time.saturating_add(1).min(MAX_TIME);
+            let back = devices.iter_mut();
+            for device in back.filter(|device| device.source == TreeSource::Deleted) {
+                device.info.snapshotted_time = self.basis.time;
+            }
+        }
         let kept: FxHashSet<u64> = wanted.iter().map(|each| each.info.id).collect();
         let lost = live.details.iter().filter(|info| !kept.contains(&info.id));
         let outlook = Outlook {
@@ -211,6 +237,7 @@ impl Survey {
             loose_trees: loose.len() as u64,
             basis: self.basis,
             devices,
+            deleted: self.deleted,
         };
         joint.sort_unstable();
         Ok(Repair {
@@ -221,6 +248,7 @@ impl Survey {
             patches,
             roots: wanted.iter().map(|each| each.root).collect(),
             joint,
+            cuts,
             outlook,
         })
     }

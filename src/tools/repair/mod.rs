@@ -3,9 +3,12 @@
 //! First all is found out, then written elsewhere: [`Repair::plan`] reads, and says what
 //! would be kept, rebuilt and lost; [`Repair::build`] does just that. Both space maps, all
 //! sums and the nodes are made anew in any case. Where nodes are damaged, every block of
-//! the device is looked at for what hung under them; where roots are lost, for roots.
+//! the device is looked at for what hung under them; where roots are lost, for roots; and
+//! where a deleted device is to come back, for its tree.
 
 mod basis;
+mod claims;
+mod deleted;
 mod devices;
 mod eras;
 mod finish;
@@ -18,12 +21,17 @@ mod plan;
 mod rebuild;
 mod scan;
 mod trees;
+mod undelete;
 mod walk;
+mod ways;
 
 pub use basis::{Basis, BasisSource};
+pub use claims::{Fate, FateRange};
+pub use deleted::{DeletedDevice, Version};
 pub use older::Candidate;
 pub use outlook::{DeviceOutlook, Lost, Outlook, TreeSource};
 pub use plan::Repair;
+pub use undelete::{Undelete, Undeleted};
 
 /// What to take as said, whatever the metadata say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,4 +45,10 @@ pub struct RepairOptions {
     /// Transaction id and data blocks are taken only where they are more than what is
     /// found, as 1.x does.
     pub only_raise: bool,
+    /// Devices to bring back that were deleted.
+    pub undelete: Vec<Undelete>,
+    /// Give them also the data that somebody else has now.
+    pub keep_overwritten: bool,
+    /// Say which could be brought back.
+    pub list_deleted: bool,
 }

@@ -1,7 +1,7 @@
 //! What a repair keeps, rebuilds and loses.
 
 use super::walk::Gap;
-use super::{Basis, Candidate};
+use super::{Basis, Candidate, DeletedDevice, Undeleted};
 use crate::thin::DeviceInfo;
 use crate::units::BlockNr;
 
@@ -17,6 +17,8 @@ pub enum TreeSource {
     Found,
     /// From the pool as it was: something may have changed since.
     Older,
+    /// It was deleted, and this is what there is of it.
+    Deleted,
 }
 
 impl TreeSource {
@@ -27,6 +29,7 @@ impl TreeSource {
             Self::Current => "current",
             Self::Found => "found",
             Self::Older => "older",
+            Self::Deleted => "deleted",
         }
     }
 }
@@ -63,6 +66,8 @@ pub struct DeviceOutlook {
     pub lost: Vec<Lost>,
     /// Ranges in all.
     pub lost_ranges: u64,
+    /// Of a device that was deleted, what became of its data.
+    pub undeleted: Option<Undeleted>,
 }
 
 impl DeviceOutlook {
@@ -94,4 +99,6 @@ pub struct Outlook {
     pub candidates: Vec<Candidate>,
     /// Trees that hang nowhere, and which nothing proves to be of a device.
     pub loose_trees: u64,
+    /// Devices that were deleted and of which something is left, if somebody asked.
+    pub deleted: Vec<DeletedDevice>,
 }

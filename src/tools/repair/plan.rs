@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::RepairOptions;
 use super::basis::{Basis, BasisSource};
 use super::graft::{loose_nodes, place};
 use super::older::candidates;
@@ -12,7 +11,9 @@ use super::outlook::{Outlook, TreeSource};
 use super::patch::Patches;
 use super::scan::Scan;
 use super::trees::{Met, Trees};
+use super::undelete::{Cut, Undeletion};
 use super::walk::{Gap, Grafts, Step, Walker};
+use super::{DeletedDevice, RepairOptions};
 use crate::device::Device;
 use crate::disk_space::MAX_DATA_BLOCKS;
 use crate::error::{Error, Result};
@@ -33,6 +34,7 @@ pub struct Repair {
     pub(super) roots: Vec<Option<u32>>,
     /// Leaves that several devices have.
     pub(super) joint: Vec<u32>,
+    pub(super) cuts: FxHashMap<u64, Cut>,
     pub(super) outlook: Outlook,
 }
 
@@ -66,7 +68,7 @@ impl Repair {
                 basis
             }
         };
-        Survey::new(device, basis, scan).run(task)
+        Survey::new(device, basis, scan, options).run(task)
     }
 
     /// What [`Self::build`] will do.
@@ -83,6 +85,8 @@ pub(super) struct Found {
     pub patches: Patches,
     /// Devices that took what somebody else may have.
     pub unproven: FxHashSet<u64>,
+    /// What is known of devices that come back.
+    pub undeletion: Undeletion,
 }
 
 pub(super) struct Survey {
@@ -93,10 +97,18 @@ pub(super) struct Survey {
     pub candidates: Vec<super::Candidate>,
     /// What is under the most plausible of them.
     pub older: Option<Vec<Trees>>,
+    pub options: RepairOptions,
+    /// Devices that are not there any more, if somebody asked for them.
+    pub deleted: Vec<DeletedDevice>,
 }
 
 impl Survey {
-    fn new(device: Arc<dyn Device>, basis: Basis, scan: Option<Scan>) -> Self {
+    fn new(
+        device: Arc<dyn Device>,
+        basis: Basis,
+        scan: Option<Scan>,
+        options: &RepairOptions,
+    ) -> Self {
         let limits = ForestLimits {
             metadata_blocks: basis.limit,
             data_blocks: basis.data_blocks.unwrap_or(MAX_DATA_BLOCKS),
@@ -114,6 +126,8 @@ impl Survey {
             limits,
             candidates: Vec::new(),
             older: None,
+            options: options.clone(),
+            deleted: Vec::new(),
         }
     }
 
@@ -191,7 +205,8 @@ impl Survey {
             self.find_tops(&mut live, &mut loose, task)?;
             grafts = place(gaps, &mut loose, task)?;
         }
-        let wanted = self.wanted(&live, &mut loose, task)?;
+        let mut wanted = self.wanted(&live, &mut loose, task)?;
+        self.undelete(&mut wanted, &held, task)?;
         // What was found is verified as the rest was.
         let grafted = grafts.values().flatten().map(|graft| graft.block);
         let mut more: Vec<u32> = wanted.iter().filter_map(|each| each.root).collect();
@@ -205,11 +220,13 @@ impl Survey {
         }
         let (patches, unproven) =
             self.patches(&forest, &grafts, &wanted, &held, &met.counts, task)?;
+        let undeletion = self.weigh(&forest, &grafts, &patches, &wanted, &held, task)?;
         let found = Found {
             forest,
             grafts,
             patches,
             unproven,
+            undeletion,
         };
         self.finish(found, wanted, &live, loose, task)
     }

@@ -65,6 +65,13 @@ impl Repair {
                         return builder.runs(&of_gap(&self.patches, &gap));
                     }
                 };
+                let cut = self.cuts.get(&device.info.id);
+                if let Some(cut) = cut.filter(|cut| cut.touches(&self.forest, &leaf)) {
+                    self.add(&mut builder, &mut reader, &waiting, task)?;
+                    waiting.clear();
+                    let block = reader.read_one(leaf.block)?;
+                    return builder.runs(&cut.rest(&runs(&leaf.parse(&block)?, self.limits)?));
+                }
                 if let Some(part) = parts.get(&leaf.block) {
                     self.add(&mut builder, &mut reader, &waiting, task)?;
                     waiting.clear();
