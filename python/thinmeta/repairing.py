@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from thinmeta import _core
+from thinmeta.errors import NoSuchDeviceError
 from thinmeta.new_metadata import NewMetadata
 from thinmeta.types import NewPool
+from thinmeta.undeleting import DeletedDevice, Undeleted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from thinmeta.pool import Path, Pool
+    from thinmeta.undeleting import Wanted
 
 __all__ = [
     "DeviceRepair",
@@ -55,7 +58,8 @@ class DeviceRepair:
         snapshotted_time: The same.
         source: Where its mappings come from: ``"current"``, where the superblock leads;
             ``"found"``, a root that was lost and found as what nobody else refers to;
-            ``"older"``, from the pool as it was: something may have changed since.
+            ``"older"``, from the pool as it was: something may have changed since;
+            ``"deleted"``, it was deleted, and comes back.
         kept_blocks: Mappings that it will have.
         found_blocks: Of these, how many hung under lost nodes.
         older_blocks: Of these, how many of lost nodes are from an earlier time: what was
@@ -65,13 +69,14 @@ class DeviceRepair:
             and are put together from what is known.
         lost_ranges: Where lost nodes led, the first 64.
         lost_ranges_total: How many there are in all.
+        undeleted: Of a device that was deleted, what became of its data.
     """
 
     device_id: int
     transaction_id: int
     creation_time: int
     snapshotted_time: int
-    source: Literal["current", "found", "older"]
+    source: Literal["current", "found", "older", "deleted"]
     kept_blocks: int
     found_blocks: int
     older_blocks: int
@@ -79,6 +84,7 @@ class DeviceRepair:
     recorded_blocks: int | None
     lost_ranges: tuple[LostRange, ...]
     lost_ranges_total: int
+    undeleted: Undeleted | None = None
 
     @property
     def lost_blocks(self) -> int | None:
@@ -140,6 +146,8 @@ class RepairPlan:
         scanned: Whether every metadata block was looked at.
         candidates: Roots that were found so, the most plausible ones first.
         loose_trees: Trees that hang nowhere and that nothing proves to be of a device.
+        deleted_devices: Devices that were deleted and of which something is left, if it was
+            asked for these or for one to come back.
     """
 
     superblock_source: Literal["superblock", "copy", "options"]
@@ -153,6 +161,7 @@ class RepairPlan:
     scanned: bool
     candidates: tuple[RootCandidate, ...]
     loose_trees: int
+    deleted_devices: tuple[DeletedDevice, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -168,6 +177,7 @@ class RepairPlan:
                 **{
                     **device,
                     "lost_ranges": tuple(LostRange(*lost) for lost in device["lost_ranges"]),
+                    "undeleted": device["undeleted"] and Undeleted.from_fields(device["undeleted"]),
                 }
             )
             for device in fields["devices"]
@@ -178,6 +188,7 @@ class RepairPlan:
                 "devices": devices,
                 "lost_devices": tuple(device[0] for device in fields["lost_devices"]),
                 "candidates": tuple(RootCandidate(**each) for each in fields["candidates"]),
+                "deleted_devices": tuple(map(DeletedDevice.from_fields, fields["deleted_devices"])),
             }
         )
 
@@ -189,18 +200,26 @@ def plan_repair(
     data_block_size_sectors: int | None = None,
     data_blocks: int | None = None,
     only_raise: bool = False,
+    undelete: Sequence[int | Wanted] = (),
+    keep_overwritten: bool = False,
+    list_deleted: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> RepairPlan:
     """Find out what :func:`repair` would keep, rebuild and lose; nothing is written.
 
-    The arguments are those of :func:`repair`, and so are the errors of reading.
+    The arguments are those of :func:`repair`, and so are the errors of reading. With
+    ``list_deleted`` every block is looked at for devices that were deleted, and the plan
+    tells in ``deleted_devices`` which could be brought back.
     """
-    planned = _core.Repair(
+    planned = _planned(
         os.fsdecode(path),
+        undelete,
         transaction_id=transaction_id,
         data_block_size_sectors=data_block_size_sectors,
         nr_data_blocks=data_blocks,
         only_raise=only_raise,
+        keep_overwritten=keep_overwritten,
+        list_deleted=list_deleted,
         progress=progress,
     )
     return RepairPlan.from_fields(planned.outlook())
@@ -214,6 +233,8 @@ def repair(
     data_block_size_sectors: int | None = None,
     data_blocks: int | None = None,
     only_raise: bool = False,
+    undelete: Sequence[int | Wanted] = (),
+    keep_overwritten: bool = False,
     size_bytes: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> tuple[RepairPlan, NewPool]:
@@ -235,6 +256,11 @@ def repair(
         only_raise: Take the transaction id and the number of data blocks only where they are
             more than what is found, as thin_repair 1.x does. Otherwise mappings past the
             data blocks that are given are lost.
+        undelete: Ids of devices to bring back that were deleted, or pairs of an id and the
+            metadata block of the root to take. Every block is looked at for the latest tree
+            of each. Data that somebody else has now are left to them: there the device is a
+            hole. All that it has looks shared, so that nobody writes there in its place.
+        keep_overwritten: Give it also those: what it reads there is somebody else's.
         size_bytes: How large a file is to be. ``None``: as large as the one that is there,
             or twice what is in use in a new one.
         progress: Called now and then as ``progress(done, total)``.
@@ -245,6 +271,8 @@ def repair(
     Raises:
         UsageError: Something has to be said that the metadata do not tell any more, or the
             output is the input.
+        NoSuchDeviceError: Nothing is left of a device that was to come back.
+        DeviceExistsError: A device that was to come back is there.
         NotFormattedError: There never was anything.
         UnsupportedFormatError: It is something else.
         NoSpaceError: The output is too small.
@@ -252,18 +280,31 @@ def repair(
         OSError: The one cannot be read or the other not written.
     """
     source, target = os.fsdecode(path), os.fsdecode(out)
-    planned = _core.Repair(
+    planned = _planned(
         source,
+        undelete,
         transaction_id=transaction_id,
         data_block_size_sectors=data_block_size_sectors,
         nr_data_blocks=data_blocks,
         only_raise=only_raise,
+        keep_overwritten=keep_overwritten,
         progress=progress,
     )
     with NewMetadata(target, inputs=(source,), size_bytes=size_bytes) as new:
         fields = planned.build(new.descriptor, target, grows=new.grows, progress=progress)
         new.built(fields["metadata_blocks_used"])
     return RepairPlan.from_fields(planned.outlook()), NewPool(**fields)
+
+
+def _planned(path: str, undelete: Sequence[int | Wanted], **options: Any) -> _core.Repair:
+    wanted = [(each, None) if isinstance(each, int) else each for each in undelete]
+    try:
+        return _core.Repair(path, undelete=wanted, **options)
+    except NoSuchDeviceError as error:
+        error.add_note(
+            "nothing is left of it that a top level leads to: --list-deleted tells of what is"
+        )
+        raise
 
 
 @contextmanager

@@ -167,6 +167,9 @@ class Repair:
         data_block_size_sectors: int | None = None,
         nr_data_blocks: int | None = None,
         only_raise: bool = False,
+        undelete: list[tuple[int, int | None]] = ...,
+        keep_overwritten: bool = False,
+        list_deleted: bool = False,
         progress: _Progress | None = None,
     ) -> Self: ...
     def outlook(self) -> dict[str, Any]: ...

@@ -7,6 +7,13 @@ from thinmeta.cli.output import write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.restore import print_new_pool
 from thinmeta.cli.signals import raise_on_termination
+from thinmeta.cli.undelete import (
+    add_bytes,
+    deleted_lines,
+    keeps_overwritten,
+    undeleted_lines,
+    wanted_devices,
+)
 from thinmeta.errors import ThinmetaError, UsageError
 from thinmeta.repairing import plan_repair, repair
 from thinmeta.report import count, human_bytes
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
 HELP = """\
 Usage: thinmeta repair --plan [--json] [OPTION]... META
        thinmeta repair [-i] META -o NEW_META [--json] [OPTION]...
+       thinmeta repair --list-deleted [--json] META
 
 Makes new metadata for a pool of what can be read of those in META, a device or an image
 that nobody uses. META is never written. With --plan nothing is written at all: it says
@@ -32,6 +40,9 @@ where it belongs, and for older roots, from which lost leaves are filled where n
 accounts for the data. Where roots or the superblock are lost, the most plausible roots
 are taken. A metadata snapshot is not kept.
 
+With --undelete a device comes back that was deleted, as far as its tree is still there.
+Data that somebody else has now are left to them, and the plan tells which these are.
+
 Options
   -i, --input META       the same as the first word
   -o, --output NEW_META  where to write: a file, or a block device that nobody uses and
@@ -39,6 +50,12 @@ Options
       --size BYTES       how large a file is to be, also as 64M; without it as large as
                          the one that is there, or twice what is in use in a new one
       --plan             say what would be done, and do nothing
+      --list-deleted     say which deleted devices could be brought back, and do nothing
+      --undelete ID      bring back this one; ID:BLOCK takes the tree whose root is there.
+                         May be given more than once
+      --overwritten WHAT what becomes of its blocks that are somebody else's now: leave-out
+                         makes holes there, which is what happens without this; keep gives
+                         them to it all the same, with what others have written
       --transaction-id NUMBER
       --data-block-size SECTORS
       --nr-data-blocks NUMBER
@@ -51,6 +68,7 @@ Options
 Examples
   thinmeta repair --plan /dev/vg/damaged
   thinmeta repair /dev/vg/damaged -o /dev/vg/spare
+  thinmeta repair --undelete 5 --plan pool_tmeta.img
 """
 
 #: Roots, and lost ranges of a device, that the text lists; --json has more.
@@ -61,6 +79,9 @@ OPTIONS = (
     Option("output", "o", takes="a word"),
     Option("size", takes="a word"),
     Option("plan"),
+    Option("list-deleted"),
+    Option("undelete", takes="a word"),
+    Option("overwritten", takes="a word"),
     Option("transaction-id", takes="a word"),
     Option("data-block-size", takes="a word"),
     Option("nr-data-blocks", takes="a word"),
@@ -78,8 +99,16 @@ def run(arguments: list[str]) -> int:
     if meta is None or (given is not None and parsed.words):
         raise UsageError("repair: one META is needed; see 'thinmeta repair --help'")
     out = parsed.value("output")
-    if (out is None) != parsed.has("plan"):
-        raise UsageError("repair: say --plan or -o NEW_META; see 'thinmeta repair --help'")
+    lists = parsed.has("list-deleted")
+    if [out is not None, parsed.has("plan"), lists].count(True) != 1:
+        what = "--plan, --list-deleted or -o NEW_META"
+        raise UsageError(f"repair: say {what}; see 'thinmeta repair --help'")
+    undelete = wanted_devices(parsed.values("undelete"))
+    keep = keeps_overwritten(parsed.value("overwritten"))
+    if parsed.has("overwritten") and not undelete:
+        raise UsageError("repair: --overwritten says something of --undelete, which is missing")
+    if lists and undelete:
+        raise UsageError("repair: --list-deleted and --undelete exclude each other")
     numbers: dict[str, Any] = {
         name: None if word is None else whole_number(word, f"--{option}")
         for name, option in (
@@ -94,18 +123,30 @@ def run(arguments: list[str]) -> int:
     made: NewPool | None = None
     with progress("repairing") as report:
         if out is None:
-            plan = plan_repair(meta, progress=report, **numbers)
+            plan = plan_repair(
+                meta,
+                undelete=undelete,
+                keep_overwritten=keep,
+                list_deleted=lists,
+                progress=report,
+                **numbers,
+            )
         else:
             plan, made = repair(
                 meta,
                 out,
+                undelete=undelete,
+                keep_overwritten=keep,
                 size_bytes=None if room is None else size(room, "--size"),
                 progress=report,
                 **numbers,
             )
-    findings = _findings(meta) if out is None else None
+    findings = _findings(meta) if parsed.has("plan") else None
     if parsed.has("json"):
         _print_json(plan, meta, out, made, findings)
+        return 0
+    if lists:
+        write_text("\n".join(deleted_lines(plan)) + "\n")
         return 0
     write_text(plan_text(plan))
     if findings is not None:
@@ -181,6 +222,8 @@ def _device_lines(device: DeviceRepair, block: int) -> list[str]:
     elif device.source == "older":
         words.append("as it was at an earlier time")
     lines = [f"device {device.device_id}: " + ", ".join(words)]
+    if device.undeleted is not None:
+        lines += undeleted_lines(device, device.undeleted, block)
     for lost in device.lost_ranges[:MOST_RANGES]:
         end = "the end" if lost.end_block is None else f"block {lost.end_block - 1}"
         what = f"from block {lost.begin_block} to {end}"
@@ -209,6 +252,7 @@ def _print_json(
         for name in ("kept", "found", "older", "impossible", "lost"):
             blocks = device[f"{name}_blocks"]
             device[f"{name}_bytes"] = None if blocks is None else blocks * block
+        add_bytes(device["undeleted"], block)
     fields["findings"] = findings
     fields["made"] = None if made is None else dataclasses.asdict(made)
     write_text(json.dumps(fields, indent=2) + "\n")
