@@ -310,7 +310,7 @@ def here(tmp_path: Path) -> Place:
 
 def test_a_pool_that_has_to_be_checked_is_refused(here: Place) -> None:
     here.spoil(0, FLAGS, (1).to_bytes(4, "little"))
-    here.refuses(thinmeta.ReadOnlyError, "--clear-needs-check-flag")
+    here.refuses(thinmeta.ReadOnlyError, "--clear-needs-check")
     here.refuses(thinmeta.ReadOnlyError, "needs_check", dry_run=True)
     assert "needs-check" in {finding.code for finding in thinmeta.check(here.meta).findings}
 
