@@ -302,7 +302,7 @@ def _planned(path: str, undelete: Sequence[int | Wanted], **options: Any) -> _co
         return _core.Repair(path, undelete=wanted, **options)
     except NoSuchDeviceError as error:
         error.add_note(
-            "nothing is left of it that a top level leads to: --list-deleted tells of what is"
+            "no tree is left that could be its own: --list-deleted tells what there is of others"
         )
         raise
 

@@ -53,8 +53,8 @@ Options
       --list-deleted     say which deleted devices could be brought back, and do nothing
       --undelete ID      bring back this one; ID:BLOCK takes the tree whose root is there.
                          May be given more than once
-      --overwritten WHAT what becomes of its blocks that are somebody else's now: leave-out
-                         makes holes there, which is what happens without this; keep gives
+      --overwritten WHAT what becomes of its blocks that are somebody else's now:
+                         leave-out, as without this option, makes holes there; keep gives
                          them to it all the same, with what others have written
       --transaction-id NUMBER
       --data-block-size SECTORS

@@ -13,12 +13,13 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 use zerocopy::little_endian::U64;
 
+use super::records::{Record, Records};
 use super::scan::{Scan, Scanned, Shape};
 use super::ways::Ways;
 use crate::device::Device;
 use crate::error::Result;
 use crate::task::Task;
-use crate::thin::{DeviceDetails, DeviceInfo, MAX_DEVICE_ID};
+use crate::thin::{DeviceDetails, DeviceInfo};
 use crate::tools::dump::nodes::{NodeReader, NodeRef};
 use crate::units::BlockNr;
 use crate::walk::{Counts, Forest, ForestLimits, Reader, State, Summary};
@@ -26,7 +27,9 @@ use crate::walk::{Counts, Forest, ForestLimits, Reader, State, Summary};
 /// Leaves that are read at once.
 const LEAVES: usize = 256;
 /// Entries that are looked at, of leaves of each kind.
-const MOST_READ: usize = 1 << 24;
+const MOST_READ: usize = 1 << 22;
+/// Trees of a device that are remembered.
+const MOST_VERSIONS: usize = 1 << 12;
 /// Trees of the size of a device that are taken for its own.
 const MOST_ALIKE: usize = 4;
 
@@ -106,8 +109,8 @@ pub(super) struct Search<'s> {
 impl Search<'_> {
     /// All of them, by id.
     pub fn run(&self, task: &Task<'_>) -> Result<Vec<DeletedDevice>> {
-        let infos = self.infos(task)?;
-        let seen = self.sightings(&infos, task)?;
+        let records = self.records(task)?;
+        let seen = self.sightings(&records, task)?;
         let forest = self.forest(seen.keys().map(|seen| seen.1), task)?;
         let mut ways = Ways::new(self.device, self.scan, self.limits.metadata_blocks);
         let mut devices: BTreeMap<u64, Vec<Version>> = BTreeMap::new();
@@ -116,24 +119,27 @@ impl Search<'_> {
             let Some(summary) = forest.summary(*root) else {
                 continue;
             };
-            let known = infos.get(id).map_or(&[][..], Vec::as_slice);
+            let record = records.of(*id);
             let is_sound = summary.state == State::Sound;
             // One that never had anything is back with nothing; one that had is not.
-            let is_empty = is_sound && known.iter().all(|info| info.mapped_blocks == 0);
-            if summary.entries > 0 || is_empty && !known.is_empty() {
-                let mut made = version(*root, summary, known, ways.latest(*root, task)?);
+            let is_empty = is_sound && record.infos().last().is_some_and(|i| i.mapped_blocks == 0);
+            if summary.entries > 0 || is_empty {
+                let mut made = version(*root, summary, record, ways.latest(*root, task)?);
                 made.era = made.era.max(sighting.era);
                 (made.known, made.is_led) = (sighting.known, true);
                 made.is_last = sighting.is_last;
                 devices.entry(*id).or_default().push(made);
             }
         }
-        self.find_by_size(&infos, &forest, &mut ways, &mut devices, task)?;
-        let ranked = devices.into_iter().map(|(id, versions)| DeletedDevice {
-            id,
-            versions: ranked(versions),
+        for versions in devices.values_mut() {
+            rank(versions);
+        }
+        self.find_by_size(&records, &forest, &mut ways, &mut devices, task)?;
+        let found = devices.into_iter().map(|(id, mut versions)| {
+            rank(&mut versions);
+            DeletedDevice { id, versions }
         });
-        Ok(ranked.collect())
+        Ok(found.collect())
     }
 
     /// What is under every node that may be a root.
@@ -156,7 +162,7 @@ impl Search<'_> {
     /// the size is just what details of a device speak of.
     fn find_by_size(
         &self,
-        infos: &FxHashMap<u64, Vec<DeviceInfo>>,
+        records: &Records,
         forest: &Forest,
         ways: &mut Ways<'_>,
         devices: &mut BTreeMap<u64, Vec<Version>>,
@@ -164,9 +170,9 @@ impl Search<'_> {
     ) -> Result<()> {
         // Of each size: those that are under nothing, and those that something leads to.
         let mut alike: FxHashMap<u64, [Vec<u32>; 2]> = FxHashMap::default();
-        let gone = |id: &u64| !self.current.contains_key(id) && *id <= MAX_DEVICE_ID;
-        for (_, known) in infos.iter().filter(|known| gone(known.0)) {
-            for info in known.iter().filter(|info| info.mapped_blocks > 0) {
+        let gone = |id: u64| !self.current.contains_key(&id);
+        for (_, record) in records.iter().filter(|record| gone(record.0)) {
+            for info in record.infos().iter().filter(|info| info.mapped_blocks > 0) {
                 alike.entry(info.mapped_blocks).or_default();
             }
         }
@@ -184,10 +190,10 @@ impl Search<'_> {
                 found[usize::from(parents.contains(node.block.into()))].push(node.block);
             }
         }
-        for (id, known) in infos.iter().filter(|known| gone(known.0)) {
-            let versions = devices.entry(*id).or_default();
+        for (id, record) in records.iter().filter(|record| gone(record.0)) {
+            let versions = devices.entry(id).or_default();
             let lateness = versions.iter().map(|version| version.known).max();
-            for info in known.iter().filter(|info| info.mapped_blocks > 0) {
+            for info in record.infos().iter().filter(|info| info.mapped_blocks > 0) {
                 let is_it = |version: &Version| version.is_exact && version.info == Some(*info);
                 if versions.iter().any(is_it) {
                     continue;
@@ -203,7 +209,7 @@ impl Search<'_> {
                         continue;
                     }
                     if let Some(summary) = forest.summary(*root) {
-                        let mut made = version(*root, summary, known, time);
+                        let mut made = version(*root, summary, record, time);
                         // Nothing speaks against it.
                         made.known = lateness.unwrap_or_default();
                         versions.push(made);
@@ -215,29 +221,22 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Details of devices, all that there are, each once.
-    fn infos(&self, task: &Task<'_>) -> Result<FxHashMap<u64, Vec<DeviceInfo>>> {
-        let mut infos: FxHashMap<u64, Vec<DeviceInfo>> = FxHashMap::default();
-        let mut read = 0;
+    /// Details of devices, all that there are.
+    fn records(&self, task: &Task<'_>) -> Result<Records> {
+        let mut infos: Vec<DeviceInfo> = Vec::new();
         self.each_leaf(Shape::Details, task, |block, at| {
             let node = NodeRef::root(at).parse(block)?;
-            for (key, value) in node.keys().iter().zip(node.values::<DeviceDetails>()?) {
-                let info = DeviceInfo::new(key.get(), value);
-                let known = infos.entry(info.id).or_default();
-                if info.id <= MAX_DEVICE_ID && !known.contains(&info) {
-                    known.push(info);
-                }
-            }
-            read += node.keys().len();
-            Ok(read < MOST_READ)
+            let details = node.keys().iter().zip(node.values::<DeviceDetails>()?);
+            infos.extend(details.map(|(id, details)| DeviceInfo::new(id.get(), details)));
+            Ok(infos.len() < MOST_READ)
         })?;
-        Ok(infos)
+        Ok(Records::new(infos))
     }
 
     /// Roots of devices that are not there now, and what is known of when they were.
     fn sightings(
         &self,
-        infos: &FxHashMap<u64, Vec<DeviceInfo>>,
+        records: &Records,
         task: &Task<'_>,
     ) -> Result<BTreeMap<(u64, u32), Sighting>> {
         let mut seen: BTreeMap<(u64, u32), Sighting> = BTreeMap::new();
@@ -262,7 +261,7 @@ impl Search<'_> {
                     beside.is_last &= *now == Some(root);
                 }
                 // The leaf is no older than any device in it.
-                beside.era = beside.era.max(self.made_at(id, infos).unwrap_or(0));
+                beside.era = beside.era.max(self.made_at(id, records).unwrap_or(0));
             }
             for (id, root) in entries.filter(|entry| !self.current.contains_key(&entry.0)) {
                 let known = seen.entry((id, root)).or_default();
@@ -277,12 +276,14 @@ impl Search<'_> {
     }
 
     /// When a device was made, unless several have had its id.
-    fn made_at(&self, id: u64, infos: &FxHashMap<u64, Vec<DeviceInfo>>) -> Option<u32> {
+    fn made_at(&self, id: u64, records: &Records) -> Option<u32> {
         let now = self.current.get(&id).map(|current| current.1);
-        let known = infos.get(&id).into_iter().flatten();
-        let mut all = known.map(|info| info.creation_time).chain(now);
-        let first = all.next()?;
-        all.all(|time| time == first).then_some(first)
+        let record = records.of(id);
+        match (now, record.made_at) {
+            (None, made_at) => made_at,
+            (now, None) if record.newest.is_none() => now,
+            (now, made_at) => now.filter(|_| now == made_at),
+        }
     }
 
     /// Visits the leaves of one shape until `visit` has enough.
@@ -312,27 +313,22 @@ impl Search<'_> {
     }
 }
 
-/// A tree that may have been a device's, of which these details are `known`.
-fn version(root: u32, summary: &Summary, known: &[DeviceInfo], time: u32) -> Version {
-    let is_sound = summary.state == State::Sound;
+/// A tree that may have been a device's, of which these are the details.
+fn version(root: u32, summary: &Summary, record: &Record, time: u32) -> Version {
     let mapped = u64::from(summary.entries);
-    let exact = known
-        .iter()
-        .filter(|info| is_sound && info.mapped_blocks == mapped);
-    let latest = |info: &&DeviceInfo| {
-        let times = (info.creation_time, info.snapshotted_time);
-        (info.transaction_id, times, info.mapped_blocks)
+    let exact = match summary.state {
+        State::Sound => record.of_size(mapped),
+        State::Open | State::Damaged => &[],
     };
-    let info = exact.clone().max_by_key(latest);
-    let newest = known.iter().max_by_key(latest);
+    let (info, newest) = (exact.last().copied(), record.newest);
     // It was alive then in any case.
-    let least = exact.map(|info| info.latest_time()).min();
+    let least = exact.iter().map(DeviceInfo::latest_time).min();
     Version {
         root: BlockNr(root.into()),
         mapped_blocks: mapped,
         is_whole: info.is_some() && info == newest,
         is_exact: info.is_some(),
-        info: info.or(newest).copied(),
+        info: info.or(newest),
         is_led: false,
         is_last: false,
         era: time.max(least.unwrap_or(0)),
@@ -343,8 +339,9 @@ fn version(root: u32, summary: &Summary, known: &[DeviceInfo], time: u32) -> Ver
 
 /// The most plausible one first. One that really was goes before what has lost something,
 /// unless there is far less in it and it is no later: then it is from the device's youth.
-fn ranked(mut versions: Vec<Version>) -> Vec<Version> {
+fn rank(versions: &mut Vec<Version>) {
     versions.sort_by_key(|version| std::cmp::Reverse((version.is_exact, version.rank())));
+    versions.dedup_by_key(|version| version.root);
     let torn = versions.iter().position(|version| !version.is_exact);
     if let Some(torn) = torn.filter(|torn| *torn > 0) {
         let (best, other) = (&versions[0], &versions[torn]);
@@ -352,5 +349,5 @@ fn ranked(mut versions: Vec<Version>) -> Vec<Version> {
             versions[..=torn].rotate_right(1);
         }
     }
-    versions
+    versions.truncate(MOST_VERSIONS);
 }

@@ -19,6 +19,7 @@ mod outlook;
 mod patch;
 mod plan;
 mod rebuild;
+mod records;
 mod scan;
 mod trees;
 mod undelete;
