@@ -394,7 +394,7 @@ def test_damage_stops_nobody_and_gives_nothing_to_two(
     content, _ = damage(draw, corpus[name].meta.read_bytes(), [])
     meta = tmp_path / "meta.img"
     write_sparse(meta, content)
-    sectors = {"data_block_size_sectors": 128}
+    sectors: dict[str, Any] = {"data_block_size_sectors": 128}
     listed = thinmeta.plan_repair(meta, list_deleted=True, **sectors).deleted_devices
     chosen = draw.sample(listed, min(2, len(listed)))
     ids = [device.device_id for device in chosen]
