@@ -68,7 +68,7 @@ impl Trim {
         if superblock.needs_check() && !like_1_x {
             return Err(Error::ReadOnly(format!(
                 "{0}: needs_check is set in the superblock: 'thinmeta check \
-                 --clear-needs-check {0}' clears it if the pool is sound",
+                 --clear-needs-check-flag {0}' clears it if the pool is sound",
                 device.path().display()
             )));
         }
