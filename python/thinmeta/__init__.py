@@ -148,8 +148,8 @@ __all__ = [
     "Superblock",
     "ThinDevice",
     "ThinmetaError",
-    "UnpackedMetadata",
     "Trimmed",
+    "UnpackedMetadata",
     "UnreadableError",
     "UnsoundPoolError",
     "UnsupportedFormatError",
@@ -175,8 +175,8 @@ __all__ = [
     "repair",
     "restore",
     "shrink",
-    "unpack",
     "trim",
+    "unpack",
 ]
 
 if not TYPE_CHECKING:  # a checker must still refuse names that are not there

@@ -55,8 +55,7 @@ Commands that change a pool, each in one transaction: all of it happens, or noth
 Under the names of others
   thin_check thin_delta thin_dump thin_ls thin_metadata_pack thin_metadata_size
   thin_metadata_unpack thin_migrate thin_repair thin_restore thin_rmap thin_shrink
-  thin_check thin_delta thin_dump thin_ls thin_metadata_size thin_migrate thin_repair
-  thin_restore thin_rmap thin_shrink thin_trim
+  thin_trim
                  do what these programs of thin-provisioning-tools do, whose options they
                  take; LVM may call them (docs/lvm.md)
   install-links  make links of these names
