@@ -123,6 +123,27 @@ def test_a_leaf_that_is_shared_is_found_under_several_lost_nodes(
         assert device.kept_blocks == 300
 
 
+def test_a_lost_leaf_is_filled_from_the_state_that_is_nearest(tmp_path: Path) -> None:
+    """However many there are of before the device was made, with all of their devices whole."""
+    short_lived = [
+        change for device in range(20, 30) for change in (create(device), delete(device))
+    ]
+    content, truth = pool_of(
+        tmp_path / "pool.img",
+        create(1, 2, 3),
+        fill(1, 0, 9),
+        *short_lived,
+        create(4),
+        fill(4, 0, 60),
+        fill(4, 60, 70),
+    )
+    plan, model = repaired(spoil(content, Tree(content).device_roots()[4][1]), tmp_path)
+    assert len(plan.candidates) > 5
+    assert plan.devices[-1].device_id == 4
+    assert plan.devices[-1].older_blocks == 60
+    assert len(mapped(truth) - mapped(model)) == 10
+
+
 def test_details_that_are_there_are_not_taken_from_an_earlier_time(tmp_path: Path) -> None:
     """The top level and the device's own tree are lost, but not what it is known to have."""
     content, truth = pool_of(

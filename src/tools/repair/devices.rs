@@ -284,7 +284,7 @@ impl Survey {
         task: &Task<'_>,
     ) -> Result<()> {
         self.look_for_older(task)?;
-        let Some(older) = self.older.iter().flatten().next() else {
+        let Some(older) = self.older.as_ref().and_then(|older| older.best.as_ref()) else {
             return Ok(());
         };
         for (info, (id, root)) in older.details.iter().zip(&older.roots) {

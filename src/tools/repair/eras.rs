@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::scan::{Scan, Shape};
 use super::trees::{Met, Trees};
@@ -24,8 +24,19 @@ use crate::walk::{BlockSet, Counts, Forest, ForestLimits, Reader, State};
 const CACHE_BYTES: u64 = 8 << 20;
 /// Devices that are read in all, of roots of each kind.
 const MOST_READ: usize = 1 << 24;
+/// Earlier roots of a device that are looked into for what is lost.
+const MOST_EARLIER: usize = 8;
 /// Devices that are kept in all, of roots of each kind.
 const MOST_KEPT: usize = 1 << 20;
+
+/// How near to the present a state is; greater is nearer.
+pub(super) type Liveness = (u64, u64);
+
+/// A device's root stays until the device is changed, so that there are ever more of them
+/// towards the present. Of equal ones, that with the fewest others, which are gone by now.
+pub(super) fn liveness(live_devices: u64, devices: u64) -> Liveness {
+    (live_devices, live_devices * 1000 / devices.max(1))
+}
 
 /// A root of the mappings.
 pub(super) struct Top {
@@ -46,13 +57,13 @@ impl Top {
     }
 
     /// As candidates are ranked, as far as the mappings tell.
-    fn rank(&self) -> (bool, u64, u64, u32, u64, u32) {
+    fn rank(&self) -> (bool, u64, Liveness, u32, u64, u32) {
         let sound = self.mapped.iter().all(Option::is_some);
         let mapped = self.mapped_blocks();
         (
             sound,
             if sound { 0 } else { mapped },
-            self.live_devices * 1000 / (self.roots.len() as u64).max(1),
+            liveness(self.live_devices, self.roots.len() as u64),
             self.time,
             mapped,
             self.root,
@@ -110,6 +121,37 @@ impl<K: Ord, T> Best<K, T> {
     pub fn descending(self) -> Vec<T> {
         self.kept.into_values().rev().map(|kept| kept.1).collect()
     }
+}
+
+/// Earlier roots of these devices, whose roots are now `current`: a few of each, the latest
+/// ones first.
+pub(super) fn earlier(
+    tops: &[Top],
+    current: &FxHashMap<u64, Option<u32>>,
+    devices: &FxHashSet<u64>,
+) -> FxHashMap<u64, Vec<u32>> {
+    let is_as_now = |(id, root): &&(u64, u32)| current.get(id) == Some(&Some(*root));
+    let mut order: Vec<(usize, u32, u32, &Top)> = tops
+        .iter()
+        .map(|top| {
+            let same = top.roots.iter().filter(is_as_now).count();
+            (same, top.time, top.root, top)
+        })
+        .collect();
+    order.sort_unstable_by_key(|top| std::cmp::Reverse((top.0, top.1, top.2)));
+    let mut found: FxHashMap<u64, Vec<u32>> = FxHashMap::default();
+    for (.., top) in order {
+        for (id, root) in top.roots.iter().filter(|root| devices.contains(&root.0)) {
+            let known = found.entry(*id).or_default();
+            if known.len() < MOST_EARLIER
+                && !known.contains(root)
+                && current.get(id) != Some(&Some(*root))
+            {
+                known.push(*root);
+            }
+        }
+    }
+    found
 }
 
 /// Roots of details that can be read, the best first.

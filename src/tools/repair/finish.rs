@@ -6,6 +6,7 @@ use rustc_hash::FxHashSet;
 
 use super::Repair;
 use super::basis::BasisSource;
+use super::eras::earlier;
 use super::graft::Loose;
 use super::leaves::{Doubtful, blocks, has_late, runs};
 use super::outlook::{DeviceOutlook, Outlook, TreeSource};
@@ -77,9 +78,14 @@ impl Survey {
             patches: Patches::default(),
             unproven: FxHashSet::default(),
         };
-        for older in self.older.iter().flatten() {
-            patcher.fill(&gaps, older, task)?;
-        }
+        let current = wanted
+            .iter()
+            .map(|each| (each.info.id, each.root))
+            .collect();
+        let devices = gaps.iter().map(|gap| gap.0).collect();
+        let tops = self.older.as_ref().map_or(&[][..], |older| &older.tops);
+        let roots = earlier(tops, &current, &devices);
+        patcher.fill(&gaps, &roots, task)?;
         Ok((patcher.patches, patcher.unproven))
     }
 
@@ -233,7 +239,7 @@ impl Survey {
         let outlook = Outlook {
             lost_devices: lost.copied().collect(),
             scanned: self.scan.is_some(),
-            candidates: self.candidates,
+            candidates: self.older.unwrap_or_default().candidates,
             loose_trees: loose.len() as u64,
             basis: self.basis,
             devices,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::eras::{Details, Top, details, tops};
+use super::eras::{Details, Liveness, Top, details, liveness, tops};
 use super::graft::kind;
 use super::scan::{Scan, Shape};
 use super::trees::Trees;
@@ -19,8 +19,6 @@ use crate::walk::ForestLimits;
 
 /// Pairs that are told of.
 const MOST_CANDIDATES: usize = 16;
-/// Of these, how many are looked into for what is lost.
-const MOST_TREES: usize = 4;
 /// Devices that are compared in all. A pool leaves a root of each kind behind with every
 /// commit, and each of the one goes with each of the other as long as no device comes or
 /// goes.
@@ -51,12 +49,12 @@ pub struct Candidate {
 impl Candidate {
     /// Whole ones first, then those of which most is still in use, then newer ones, then
     /// larger ones; of what is not whole, that with the most mappings.
-    fn rank(&self) -> (bool, u64, u64, u64, u32, u64, u64, u64) {
+    fn rank(&self) -> (bool, u64, Liveness, u64, u32, u64, u64, u64) {
         let whole = self.whole_devices == self.devices;
         (
             whole,
             if whole { 0 } else { self.mapped_blocks },
-            self.live_devices * 1000 / self.devices.max(1),
+            liveness(self.live_devices, self.devices),
             self.transaction_id,
             self.time,
             self.mapped_blocks,
@@ -66,15 +64,26 @@ impl Candidate {
     }
 }
 
-/// For each root of mappings the details that it goes with best, the most plausible pair
-/// first, and what is under the first few.
+/// The pool as it was.
+#[derive(Default)]
+pub(super) struct Older {
+    /// For each root of mappings the details that it goes with best, the most plausible pair
+    /// first.
+    pub candidates: Vec<Candidate>,
+    /// What is under the first of them.
+    pub best: Option<Trees>,
+    /// All roots of mappings, those without details, too.
+    pub tops: Vec<Top>,
+}
+
+/// Looks for it.
 pub(super) fn candidates(
     device: &Arc<dyn Device>,
     scan: &Scan,
     limits: ForestLimits,
     space: Option<&SpaceMapRoot>,
     task: &Task<'_>,
-) -> Result<(Vec<Candidate>, Vec<Trees>)> {
+) -> Result<Older> {
     let mut nodes = NodeReader::of_device(&**device, limits.metadata_blocks);
     let (mut mapping_roots, mut details_roots) = (Vec::new(), Vec::new());
     for node in scan.nodes.iter().rev() {
@@ -116,13 +125,16 @@ pub(super) fn candidates(
     }
     ranked.sort_by_key(|(candidate, ..)| std::cmp::Reverse(candidate.rank()));
     ranked.truncate(MOST_CANDIDATES);
-    let trees = ranked.iter().take(MOST_TREES).map(|(_, top, with)| Trees {
+    let best = ranked.first().map(|(_, top, with)| Trees {
         details: with.devices.clone(),
         roots: top.roots.clone(),
         ..Trees::default()
     });
-    let trees = trees.collect();
-    Ok((ranked.into_iter().map(|each| each.0).collect(), trees))
+    Ok(Older {
+        candidates: ranked.into_iter().map(|each| each.0).collect(),
+        best,
+        tops,
+    })
 }
 
 fn judge(top: &Top, with: &Details) -> Candidate {

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::leaves::{has_late, runs};
-use super::trees::Trees;
 use super::walk::{Gap, Grafts, Step, Walker};
 use crate::block::BlockManager;
 use crate::device::Device;
@@ -48,80 +47,103 @@ pub(super) struct Patcher<'p> {
     pub unproven: FxHashSet<u64>,
 }
 
+/// Both space maps, where it is known where they are.
+struct Maps {
+    nodes: Option<DiskSpaceMap>,
+    data: Option<DiskSpaceMap>,
+}
+
 impl Patcher<'_> {
-    /// Fills gaps, each with the id of a device that has it, from older trees.
-    pub fn fill(&mut self, gaps: &[(u64, Gap)], older: &Trees, task: &Task<'_>) -> Result<()> {
+    /// Fills gaps, each with the id of a device that has it, from earlier roots of these
+    /// devices: all gaps from the first ones, then what is left from the next.
+    pub fn fill(
+        &mut self,
+        gaps: &[(u64, Gap)],
+        roots: &FxHashMap<u64, Vec<u32>>,
+        task: &Task<'_>,
+    ) -> Result<()> {
         let blocks = BlockManager::new(Arc::clone(self.device), CACHE_BYTES);
-        let map = self.space.map(|root| DiskSpaceMap::data(&blocks, root));
-        let node_map = self
-            .node_space
-            .map(|root| DiskSpaceMap::metadata(&blocks, root));
-        let none = Grafts::default();
-        for (device, gap) in gaps.iter().filter(|gap| gap.1.block != 0) {
-            task.step(0, 0)?;
-            let found = older.roots.binary_search_by_key(device, |root| root.0);
-            let Some((_, root)) = found.ok().and_then(|index| older.roots.get(index)) else {
-                continue;
-            };
-            let nodes = NodeReader::of_device(&**self.device, self.limits.metadata_blocks);
-            let mut reader = NodeReader::of_device(&**self.device, self.limits.metadata_blocks);
-            let known = self.patches.remove(&gap.block).unwrap_or_default();
-            let mut taken: Vec<Run> = Vec::new();
-            let mut walker = Walker::new(nodes, self.forest, &none).within(gap.low, gap.high);
-            walker.each(*root, &mut |step| {
-                let Step::Leaf { leaf, .. } = step else {
-                    return Ok(());
+        let nodes = self.node_space;
+        let maps = Maps {
+            nodes: nodes.map(|root| DiskSpaceMap::metadata(&blocks, root)),
+            data: self.space.map(|root| DiskSpaceMap::data(&blocks, root)),
+        };
+        // What several devices have in common is lost and found once.
+        let mut done = FxHashSet::default();
+        for nth in 0..roots.values().map(Vec::len).max().unwrap_or(0) {
+            for (device, gap) in gaps.iter().filter(|gap| gap.1.block != 0) {
+                task.step(0, 0)?;
+                let root = roots.get(device).and_then(|roots| roots.get(nth));
+                let Some(root) = root.copied() else {
+                    continue;
                 };
-                let block = reader.read_one(leaf.block)?;
-                let node = leaf.parse(&block)?;
-                if has_late(&node, self.limits)? {
-                    return Ok(());
+                if done.insert((gap.block, gap.low, gap.high, root)) {
+                    self.fill_one(&maps, *device, gap, root)?;
                 }
-                let node_count = || node_map.as_ref()?.get_count(leaf.block.into()).ok();
-                let hangs_there = self
-                    .forest
-                    .summary(leaf.block)
-                    .is_some_and(|summary| summary.state == State::Sound)
-                    && node_count()
-                        .is_none_or(|count| count > self.nodes_met.get(leaf.block.into()));
-                for run in runs(&node, self.limits)? {
-                    for at in 0..run.length_blocks {
-                        let (key, data) = (run.virtual_begin + at, run.data_begin + at);
-                        let inside = gap.low <= key && gap.high.is_none_or(|high| key < high);
-                        if !inside || has(&known, key) {
-                            continue;
-                        }
-                        // A leaf that is shared has one reference to it for all.
-                        if !hangs_there {
-                            let count = map.as_ref().and_then(|map| map.get_count(data).ok());
-                            match count {
-                                None => _ = self.unproven.insert(*device),
-                                Some(count) if count <= self.met.get(data) => continue,
-                                Some(_) => {}
-                            }
-                            self.met.add(data);
-                        }
-                        taken.push(Run {
-                            virtual_begin: key,
-                            data_begin: data,
-                            length_blocks: 1,
-                            ..run
-                        });
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_one(&mut self, maps: &Maps, device: u64, gap: &Gap, root: u32) -> Result<()> {
+        let none = Grafts::default();
+        let nodes = NodeReader::of_device(&**self.device, self.limits.metadata_blocks);
+        let mut reader = NodeReader::of_device(&**self.device, self.limits.metadata_blocks);
+        let known = self.patches.remove(&gap.block).unwrap_or_default();
+        let mut taken: Vec<Run> = Vec::new();
+        let mut walker = Walker::new(nodes, self.forest, &none).within(gap.low, gap.high);
+        walker.each(root, &mut |step| {
+            let Step::Leaf { leaf, .. } = step else {
+                return Ok(());
+            };
+            let block = reader.read_one(leaf.block)?;
+            let node = leaf.parse(&block)?;
+            if has_late(&node, self.limits)? {
+                return Ok(());
+            }
+            let node_count = || maps.nodes.as_ref()?.get_count(leaf.block.into()).ok();
+            let hangs_there = self
+                .forest
+                .summary(leaf.block)
+                .is_some_and(|summary| summary.state == State::Sound)
+                && node_count().is_none_or(|count| count > self.nodes_met.get(leaf.block.into()));
+            for run in runs(&node, self.limits)? {
+                for at in 0..run.length_blocks {
+                    let (key, data) = (run.virtual_begin + at, run.data_begin + at);
+                    let inside = gap.low <= key && gap.high.is_none_or(|high| key < high);
+                    if !inside || has(&known, key) {
+                        continue;
                     }
-                }
-                Ok(())
-            })?;
-            taken.extend(known);
-            taken.sort_unstable_by_key(|run| run.virtual_begin);
-            let mut joined: Vec<Run> = Vec::new();
-            for run in taken {
-                if !joined.last_mut().is_some_and(|last| last.join(&run)) {
-                    joined.push(run);
+                    // A leaf that is shared has one reference to it for all.
+                    if !hangs_there {
+                        let count = maps.data.as_ref().and_then(|map| map.get_count(data).ok());
+                        match count {
+                            None => _ = self.unproven.insert(device),
+                            Some(count) if count <= self.met.get(data) => continue,
+                            Some(_) => {}
+                        }
+                        self.met.add(data);
+                    }
+                    taken.push(Run {
+                        virtual_begin: key,
+                        data_begin: data,
+                        length_blocks: 1,
+                        ..run
+                    });
                 }
             }
-            if !joined.is_empty() {
-                self.patches.insert(gap.block, joined);
+            Ok(())
+        })?;
+        taken.extend(known);
+        taken.sort_unstable_by_key(|run| run.virtual_begin);
+        let mut joined: Vec<Run> = Vec::new();
+        for run in taken {
+            if !joined.last_mut().is_some_and(|last| last.join(&run)) {
+                joined.push(run);
             }
+        }
+        if !joined.is_empty() {
+            self.patches.insert(gap.block, joined);
         }
         Ok(())
     }

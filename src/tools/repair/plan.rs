@@ -6,7 +6,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::basis::{Basis, BasisSource};
 use super::graft::{loose_nodes, place};
-use super::older::candidates;
+use super::older::{Older, candidates};
 use super::outlook::{Outlook, TreeSource};
 use super::patch::Patches;
 use super::scan::Scan;
@@ -94,9 +94,8 @@ pub(super) struct Survey {
     pub basis: Basis,
     pub scan: Option<Scan>,
     pub limits: ForestLimits,
-    pub candidates: Vec<super::Candidate>,
-    /// What is under the most plausible of them.
-    pub older: Option<Vec<Trees>>,
+    /// The pool as it was, once it was looked for.
+    pub older: Option<Older>,
     pub options: RepairOptions,
     /// Devices that are not there any more, if somebody asked for them.
     pub deleted: Vec<DeletedDevice>,
@@ -124,7 +123,6 @@ impl Survey {
             basis,
             scan,
             limits,
-            candidates: Vec::new(),
             older: None,
             options: options.clone(),
             deleted: Vec::new(),
@@ -139,7 +137,7 @@ impl Survey {
         Ok(self.scan.get_or_insert_default())
     }
 
-    /// Roots of the pool as it was, looked for once.
+    /// The pool as it was, looked for once.
     pub fn look_for_older(&mut self, task: &Task<'_>) -> Result<()> {
         if self.older.is_some() {
             return Ok(());
@@ -147,9 +145,7 @@ impl Survey {
         let (device, limits) = (Arc::clone(&self.device), self.limits);
         let space = self.basis.metadata_space;
         let scan = self.scan(task)?;
-        let (found, trees) = candidates(&device, scan, limits, space.as_ref(), task)?;
-        self.candidates = found;
-        self.older = Some(trees);
+        self.older = Some(candidates(&device, scan, limits, space.as_ref(), task)?);
         Ok(())
     }
 
