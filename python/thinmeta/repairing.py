@@ -102,12 +102,12 @@ class DeviceRepair:
 
 @dataclass(frozen=True, slots=True)
 class RootCandidate:
-    """Two roots that know the same devices, found by looking at every block.
+    """Two roots that know the same devices, or most of them, found by looking at every block.
 
     Attributes:
         mapping_root: Metadata block of the mappings' root.
-        details_root: Metadata block of the details' root.
-        devices: Devices that they know.
+        details_root: Metadata block of the details' root, if any know some of the devices.
+        devices: Devices that the mappings are of.
         whole_devices: Of these, how many have all the mappings that the details speak of.
         live_devices: Of these, how many have a root that the metadata's space map has in
             use, where it can be read: the pool has changed the others since.
@@ -117,7 +117,7 @@ class RootCandidate:
     """
 
     mapping_root: int
-    details_root: int
+    details_root: int | None
     devices: int
     whole_devices: int
     live_devices: int
@@ -143,6 +143,8 @@ class RepairPlan:
         data_blocks: Of the pool; ``None``: as many as the mappings need.
         devices: What becomes of each device that will be there.
         lost_devices: Ids of devices of whose mappings nothing is left.
+        maybe_more_devices: Whether there may have been others, of which not even the id is
+            left.
         scanned: Whether every metadata block was looked at.
         candidates: Roots that were found so, the most plausible ones first.
         loose_trees: Trees that hang nowhere and that nothing proves to be of a device.
@@ -158,6 +160,7 @@ class RepairPlan:
     data_blocks: int | None
     devices: tuple[DeviceRepair, ...]
     lost_devices: tuple[int, ...]
+    maybe_more_devices: bool
     scanned: bool
     candidates: tuple[RootCandidate, ...]
     loose_trees: int
@@ -166,8 +169,9 @@ class RepairPlan:
     @property
     def is_whole(self) -> bool:
         """Whether nothing is lost, as far as can be told."""
-        known = self.superblock_source == "superblock" and not self.lost_devices
-        return known and all(device.is_whole for device in self.devices)
+        known = self.superblock_source == "superblock"
+        gone = self.lost_devices or self.maybe_more_devices
+        return known and not gone and all(device.is_whole for device in self.devices)
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> RepairPlan:

@@ -89,6 +89,7 @@ impl Repair {
         fields.set_item("devices", devices)?;
         let lost: Vec<_> = outlook.lost_devices.iter().map(row).collect();
         fields.set_item("lost_devices", lost)?;
+        fields.set_item("maybe_more_devices", outlook.maybe_more_devices)?;
         fields.set_item("scanned", outlook.scanned)?;
         let candidates: Vec<_> = outlook
             .candidates
@@ -161,7 +162,7 @@ fn device_fields<'py>(py: Python<'py>, device: &DeviceOutlook) -> PyResult<Bound
 fn candidate_fields<'py>(py: Python<'py>, found: &Candidate) -> PyResult<Bound<'py, PyDict>> {
     let fields = PyDict::new(py);
     fields.set_item("mapping_root", found.mapping_root.0)?;
-    fields.set_item("details_root", found.details_root.0)?;
+    fields.set_item("details_root", found.details_root.map(|root| root.0))?;
     fields.set_item("devices", found.devices)?;
     fields.set_item("whole_devices", found.whole_devices)?;
     fields.set_item("live_devices", found.live_devices)?;

@@ -184,7 +184,7 @@ def plan_text(plan: RepairPlan) -> str:
         what = "older ones, for what is lost" if known else "the first of these are taken"
         lines.append(f"roots:      {what}")
         lines += [
-            f"  mappings {each.mapping_root}, details {each.details_root}: "
+            f"  mappings {each.mapping_root}, details {_or_none(each.details_root)}: "
             f"{count(each.devices, 'device')}, {each.whole_devices} of them whole, "
             f"{human_bytes(each.mapped_blocks * block)}, transaction {each.transaction_id}, "
             f"time {each.time}"
@@ -196,12 +196,18 @@ def plan_text(plan: RepairPlan) -> str:
     for device in plan.devices:
         lines += _device_lines(device, block)
     lines += [f"device {device}: lost" for device in plan.lost_devices]
+    if plan.maybe_more_devices:
+        lines.append("there may have been other devices, of which not even the id is left")
     if plan.loose_trees:
         lines.append(f"{count(plan.loose_trees, 'tree')} of unknown place left out")
     kept = sum(device.kept_blocks for device in plan.devices)
     verdict = "nothing is lost" if plan.is_whole else "something is lost"
     lines.append(f"{count(len(plan.devices), 'device')}, {human_bytes(kept * block)}: {verdict}")
     return "\n".join(lines) + "\n"
+
+
+def _or_none(block: int | None) -> str:
+    return "none" if block is None else str(block)
 
 
 def _device_lines(device: DeviceRepair, block: int) -> list[str]:

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::eras::Best;
+use super::eras::{Best, Present};
 use super::graft::Loose;
 use super::outlook::TreeSource;
 use super::plan::{Survey, Wanted};
@@ -65,6 +65,7 @@ impl Survey {
     pub(super) fn wanted(
         &mut self,
         live: &Trees,
+        present: &Present<'_>,
         loose: &mut Vec<Loose>,
         task: &Task<'_>,
     ) -> Result<Vec<Wanted>> {
@@ -94,19 +95,17 @@ impl Survey {
         if !missing.is_empty() {
             self.find_roots(&missing, loose, &mut wanted, task)?;
         }
-        let nothing = self.basis.roots.is_none()
-            || (live.details.is_empty() && !live.details_lost.is_empty())
-                && (live.roots.is_empty() && !live.roots_lost.is_empty());
-        if nothing {
-            self.take_older(&mut wanted, &[], |_| true, task)?;
-        } else if live.details_lost.is_empty() && !live.roots_lost.is_empty() {
-            // Devices that are still there, as they were once.
-            let found: FxHashSet<u64> = wanted.iter().map(|each| each.info.id).collect();
-            if live.details.iter().any(|info| !found.contains(&info.id)) {
-                let rest = |id| details.contains_key(&id) && !found.contains(&id);
-                self.take_older(&mut wanted, &live.details, rest, task)?;
-            }
-        } else if !live.details_lost.is_empty() {
+        // Devices that are still there, or whose id is lost, too, as they were once.
+        let found: FxHashSet<u64> = wanted.iter().map(|each| each.info.id).collect();
+        let nothing = self.basis.roots.is_none();
+        let may_be = |id: u64| {
+            let is_known = details.contains_key(&id) || is_lost(&live.details_lost, id);
+            nothing || is_known && is_lost(&live.roots_lost, id) && !found.contains(&id)
+        };
+        if nothing || live.may_have_more() || live.details.iter().any(|info| may_be(info.id)) {
+            self.take_older(&mut wanted, &live.details, may_be, present, task)?;
+        }
+        if wanted.iter().any(|each| each.recorded.is_none()) {
             self.take_older_details(&mut wanted, task)?;
         }
         wanted.sort_by_key(|each| each.info.id);
@@ -281,23 +280,31 @@ impl Survey {
         wanted: &mut Vec<Wanted>,
         live: &[DeviceInfo],
         which: impl Fn(u64) -> bool,
+        present: &Present<'_>,
         task: &Task<'_>,
     ) -> Result<()> {
-        self.look_for_older(task)?;
-        let Some(older) = self.older.as_ref().and_then(|older| older.best.as_ref()) else {
+        self.look_for_older(present, task)?;
+        let Some(older) = self.older.as_ref() else {
             return Ok(());
         };
-        for (info, (id, root)) in older.details.iter().zip(&older.roots) {
-            if which(*id) {
-                let now = live.binary_search_by_key(id, |info| info.id).ok();
-                let info = now.and_then(|index| live.get(index)).unwrap_or(info);
-                wanted.push(Wanted {
-                    info: *info,
-                    recorded: Some(info.mapped_blocks),
-                    root: Some(*root),
-                    source: TreeSource::Older,
-                });
-            }
+        let time = older.candidates.first().map_or(0, |best| best.time);
+        for (id, root, once) in older.devices.iter().filter(|device| which(device.0)) {
+            let now = live.binary_search_by_key(id, |info| info.id).ok();
+            let known = now.and_then(|index| live.get(index)).copied().or(*once);
+            let info = known.unwrap_or_else(|| {
+                let unknown = self.unknown(*id);
+                DeviceInfo {
+                    creation_time: unknown.creation_time.max(time),
+                    snapshotted_time: unknown.snapshotted_time.max(time),
+                    ..unknown
+                }
+            });
+            wanted.push(Wanted {
+                info,
+                recorded: known.map(|info| info.mapped_blocks),
+                root: Some(*root),
+                source: TreeSource::Older,
+            });
         }
         Ok(())
     }

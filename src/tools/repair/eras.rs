@@ -10,18 +10,15 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::scan::{Scan, Shape};
 use super::trees::{Met, Trees};
-use crate::block::BlockManager;
+use super::uses::Uses;
 use crate::device::Device;
-use crate::disk_space::{DiskSpaceMap, SpaceMapRoot};
+use crate::disk_space::SpaceMapRoot;
 use crate::error::Result;
-use crate::space::SpaceMap;
 use crate::task::Task;
 use crate::thin::DeviceInfo;
 use crate::tools::dump::nodes::{NodeReader, NodeRef};
 use crate::walk::{BlockSet, Counts, Forest, ForestLimits, Reader, State};
 
-/// Memory for the space map's nodes.
-const CACHE_BYTES: u64 = 8 << 20;
 /// Devices that are read in all, of roots of each kind.
 const MOST_READ: usize = 1 << 24;
 /// Earlier roots of a device that are looked into for what is lost.
@@ -29,13 +26,27 @@ const MOST_EARLIER: usize = 8;
 /// Devices that are kept in all, of roots of each kind.
 const MOST_KEPT: usize = 1 << 20;
 
-/// How near to the present a state is; greater is nearer.
-pub(super) type Liveness = (u64, u64);
+/// What the pool is known to have now.
+pub(super) struct Present<'p> {
+    /// The metadata's space map, if it is known where that is.
+    pub space: Option<SpaceMapRoot>,
+    /// References to nodes that were met.
+    pub met: &'p Counts,
+    /// What can be reached.
+    pub reached: &'p Forest,
+    /// Id and root of each device that can be, ascending.
+    pub roots: &'p [(u64, u32)],
+    /// Ids of all devices, if they are known.
+    pub devices: Option<FxHashSet<u64>>,
+}
 
-/// A device's root stays until the device is changed, so that there are ever more of them
-/// towards the present. Of equal ones, that with the fewest others, which are gone by now.
-pub(super) fn liveness(live_devices: u64, devices: u64) -> Liveness {
-    (live_devices, live_devices * 1000 / devices.max(1))
+/// What of a device is still in use, by the metadata's space map.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Live {
+    /// Its root is: the device has not been changed since.
+    pub root: bool,
+    /// Mappings of leaves that are.
+    pub blocks: u64,
 }
 
 /// A root of the mappings.
@@ -45,8 +56,8 @@ pub(super) struct Top {
     pub roots: Vec<(u64, u32)>,
     /// Mappings of each device; `None` where some cannot be read.
     pub mapped: Vec<Option<u64>>,
-    /// Devices whose root the metadata's space map has in use.
-    pub live_devices: u64,
+    /// What of each device is still in use.
+    pub live: Vec<Live>,
     /// When the latest mapping was made.
     pub time: u32,
 }
@@ -57,13 +68,14 @@ impl Top {
     }
 
     /// As candidates are ranked, as far as the mappings tell.
-    fn rank(&self) -> (bool, u64, Liveness, u32, u64, u32) {
+    fn rank(&self) -> (u64, u64, bool, u64, u32, u64, u32) {
         let sound = self.mapped.iter().all(Option::is_some);
         let mapped = self.mapped_blocks();
         (
+            self.live.iter().map(|live| u64::from(live.root)).sum(),
+            self.live.iter().map(|live| live.blocks).sum(),
             sound,
             if sound { 0 } else { mapped },
-            liveness(self.live_devices, self.roots.len() as u64),
             self.time,
             mapped,
             self.root,
@@ -79,6 +91,14 @@ pub(super) struct Details {
 }
 
 impl Details {
+    pub fn get(&self, id: u64) -> Option<DeviceInfo> {
+        let found = self.devices.binary_search_by_key(&id, |info| info.id);
+        found
+            .ok()
+            .and_then(|index| self.devices.get(index))
+            .copied()
+    }
+
     pub fn transaction_id(&self) -> u64 {
         let ids = self.devices.iter().map(|info| info.transaction_id);
         ids.max().unwrap_or(0)
@@ -189,7 +209,7 @@ pub(super) fn tops(
     scan: &Scan,
     roots: &[u32],
     limits: ForestLimits,
-    space: Option<&SpaceMapRoot>,
+    present: &Present<'_>,
     task: &Task<'_>,
 ) -> Result<Vec<Top>> {
     let limit = limits.metadata_blocks;
@@ -217,12 +237,7 @@ pub(super) fn tops(
     let mut counts = Counts::new(limit);
     let mut forest = Forest::walk(&reader, task, &trees, limits, &mut counts, None)?;
     forest.resolve(&reader, task)?;
-    let blocks = BlockManager::new(Arc::clone(device), CACHE_BYTES);
-    let map = space.map(|root| DiskSpaceMap::metadata(&blocks, *root));
-    let is_live = |root: u32| {
-        let count = map.as_ref().and_then(|map| map.get_count(root.into()).ok());
-        count.is_some_and(|count| count > 0)
-    };
+    let mut uses = Uses::new(device, &forest, present, limit);
     let mut times = Times {
         nodes: NodeReader::of_device(&**device, limit),
         scan,
@@ -236,15 +251,16 @@ pub(super) fn tops(
         let mut found = Top {
             root,
             mapped: Vec::with_capacity(devices.len()),
-            live_devices: 0,
+            live: Vec::with_capacity(devices.len()),
             time: 0,
             roots: devices,
         };
-        for (_, tree) in &found.roots {
+        uses.begin();
+        for (id, tree) in &found.roots {
             let summary = forest.summary(*tree);
             let summary = summary.filter(|summary| summary.state == State::Sound);
             found.mapped.push(summary.map(|one| one.entries.into()));
-            found.live_devices += u64::from(is_live(*tree));
+            found.live.push(uses.live(*id, *tree, task)?);
             if summary.is_some() {
                 found.time = found.time.max(times.latest(*tree, task)?);
             }

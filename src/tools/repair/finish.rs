@@ -6,7 +6,7 @@ use rustc_hash::FxHashSet;
 
 use super::Repair;
 use super::basis::BasisSource;
-use super::eras::earlier;
+use super::eras::{Present, earlier};
 use super::graft::Loose;
 use super::leaves::{Doubtful, blocks, has_late, runs};
 use super::outlook::{DeviceOutlook, Outlook, TreeSource};
@@ -30,7 +30,7 @@ impl Survey {
         grafts: &Grafts,
         wanted: &[Wanted],
         held: &Trees,
-        nodes_met: &Counts,
+        present: &Present<'_>,
         task: &Task<'_>,
     ) -> Result<(Patches, FxHashSet<u64>)> {
         let device = Arc::clone(&self.device);
@@ -54,7 +54,7 @@ impl Survey {
         if gaps.is_empty() || self.basis.roots.is_none() {
             return Ok(Default::default());
         }
-        self.look_for_older(task)?;
+        self.look_for_older(present, task)?;
         // Each leaf counts once, those of the metadata snapshot, too.
         let grafted = grafts.values().flatten().map(|graft| graft.block);
         let held = held.roots.iter().map(|root| root.1);
@@ -74,7 +74,7 @@ impl Survey {
             space: self.basis.data_space,
             met: data,
             node_space: self.basis.metadata_space,
-            nodes_met,
+            nodes_met: present.met,
             patches: Patches::default(),
             unproven: FxHashSet::default(),
         };
@@ -107,13 +107,12 @@ impl Survey {
         } = found;
         let Undeletion { cuts, mut outlooks } = undeletion;
         let doubtful = Doubtful::of(&forest);
-        let known: FxHashSet<u64> = live.details.iter().map(|info| info.id).collect();
         let is_current = self.basis.source == BasisSource::Superblock;
         // What may be somebody else's, and is no state of the pool as a whole.
+        let is_one_state = live.details.is_empty() && live.roots.is_empty();
         let is_guess = |each: &Wanted| {
-            let id = each.info.id;
-            let guessed = each.source == TreeSource::Older && known.contains(&id);
-            is_current && (guessed || unproven.contains(&id))
+            let guessed = each.source == TreeSource::Older && !is_one_state;
+            is_current && (guessed || unproven.contains(&each.info.id))
         };
         if wanted.iter().any(is_guess) {
             self.basis.time = self.basis.time.saturating_add(1).min(MAX_TIME);
@@ -238,6 +237,7 @@ impl Survey {
         let lost = live.details.iter().filter(|info| !kept.contains(&info.id));
         let outlook = Outlook {
             lost_devices: lost.copied().collect(),
+            maybe_more_devices: live.may_have_more(),
             scanned: self.scan.is_some(),
             candidates: self.older.unwrap_or_default().candidates,
             loose_trees: loose.len() as u64,

@@ -23,6 +23,7 @@ mod records;
 mod scan;
 mod trees;
 mod undelete;
+mod uses;
 mod walk;
 mod ways;
 

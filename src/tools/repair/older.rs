@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::eras::{Details, Liveness, Top, details, liveness, tops};
+use super::eras::{Details, Present, Top, details, tops};
 use super::graft::kind;
 use super::scan::{Scan, Shape};
-use super::trees::Trees;
 use crate::device::Device;
-use crate::disk_space::SpaceMapRoot;
 use crate::error::Result;
 use crate::task::Task;
+use crate::thin::DeviceInfo;
 use crate::tools::dump::nodes::NodeReader;
 use crate::units::BlockNr;
 use crate::walk::ForestLimits;
@@ -24,20 +23,22 @@ const MOST_CANDIDATES: usize = 16;
 /// goes.
 const MOST_COMPARED: u64 = 1 << 28;
 
-/// Two roots that know the same devices.
+/// Two roots that know the same devices, or most of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Root of the mappings.
     pub mapping_root: BlockNr,
-    /// Root of the details.
-    pub details_root: BlockNr,
-    /// Devices.
+    /// Root of the details, if any know some of the devices.
+    pub details_root: Option<BlockNr>,
+    /// Devices with mappings.
     pub devices: u64,
     /// Devices whose mappings are all there, and as many as the details say.
     pub whole_devices: u64,
     /// Devices whose root the metadata's space map has in use, where it can be read: the
     /// pool has changed the others since.
     pub live_devices: u64,
+    /// Mappings of leaves that it has in use.
+    pub(super) live_blocks: u64,
     /// Mappings of sound trees.
     pub mapped_blocks: u64,
     /// The highest transaction id that a device was made in.
@@ -47,19 +48,23 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Whole ones first, then those of which most is still in use, then newer ones, then
-    /// larger ones; of what is not whole, that with the most mappings.
-    fn rank(&self) -> (bool, u64, Liveness, u64, u32, u64, u64, u64) {
+    /// A device's root stays until the device is changed, and a leaf until something in it
+    /// is: there are ever more of them towards the present. Where the space map does not
+    /// tell, whole ones come first; then newer ones, then larger ones; of what is not whole,
+    /// that with the most mappings.
+    fn rank(&self) -> impl Ord + use<> {
         let whole = self.whole_devices == self.devices;
+        // Of equal ones, that with the fewest devices that are gone by now.
+        let gone = match self.live_devices {
+            0 => 0,
+            live => self.devices - live,
+        };
         (
-            whole,
-            if whole { 0 } else { self.mapped_blocks },
-            liveness(self.live_devices, self.devices),
-            self.transaction_id,
-            self.time,
-            self.mapped_blocks,
-            self.mapping_root.0,
-            self.details_root.0,
+            (self.live_devices, self.live_blocks),
+            (whole, if whole { 0 } else { self.mapped_blocks }),
+            std::cmp::Reverse(gone),
+            (self.transaction_id, self.time, self.mapped_blocks),
+            (self.mapping_root, self.details_root),
         )
     }
 }
@@ -70,8 +75,8 @@ pub(super) struct Older {
     /// For each root of mappings the details that it goes with best, the most plausible pair
     /// first.
     pub candidates: Vec<Candidate>,
-    /// What is under the first of them.
-    pub best: Option<Trees>,
+    /// Id, root and details of each device of the first of them.
+    pub devices: Vec<(u64, u32, Option<DeviceInfo>)>,
     /// All roots of mappings, those without details, too.
     pub tops: Vec<Top>,
 }
@@ -81,7 +86,7 @@ pub(super) fn candidates(
     device: &Arc<dyn Device>,
     scan: &Scan,
     limits: ForestLimits,
-    space: Option<&SpaceMapRoot>,
+    present: &Present<'_>,
     task: &Task<'_>,
 ) -> Result<Older> {
     let mut nodes = NodeReader::of_device(&**device, limits.metadata_blocks);
@@ -94,60 +99,82 @@ pub(super) fn candidates(
             _ => {}
         }
     }
-    let tops = tops(device, scan, &mapping_roots, limits, space, task)?;
+    let tops = tops(device, scan, &mapping_roots, limits, present, task)?;
     let details = details(&**device, &details_roots, limits, task)?;
     let mut by_ids: FxHashMap<Vec<u64>, Vec<&Details>> = FxHashMap::default();
     for each in &details {
         let ids = each.devices.iter().map(|info| info.id).collect();
         by_ids.entry(ids).or_default().push(each);
     }
-    let mut ranked: Vec<(Candidate, &Top, &Details)> = Vec::new();
+    let mut ranked: Vec<(Candidate, &Top, Option<&Details>)> = Vec::new();
     let mut compared = 0;
     for top in &tops {
         task.step(0, 0)?;
         let ids: Vec<u64> = top.roots.iter().map(|root| root.0).collect();
-        let mut best: Option<(Candidate, &Top, &Details)> = None;
-        for with in by_ids.get(&ids).map_or(&[][..], Vec::as_slice) {
+        let same = by_ids.get(&ids).map_or(&[][..], Vec::as_slice);
+        // Details that were lost are no reason to lose the mappings, too.
+        let (mut best, with): (_, Vec<&Details>) = match same {
+            [] if top.mapped_blocks() == 0 => continue,
+            [] => (
+                Some((judge(top, None), top, None)),
+                details.iter().collect(),
+            ),
+            same => (None, same.to_vec()),
+        };
+        for with in with {
             // The best of each come first.
             if compared > MOST_COMPARED && best.is_some() {
                 break;
             }
-            compared += ids.len() as u64;
-            let found = judge(top, with);
+            compared += ids.len().max(with.devices.len()) as u64;
+            let found = judge(top, Some(with));
             if best
                 .as_ref()
                 .is_none_or(|best| best.0.rank() < found.rank())
             {
-                best = Some((found, top, with));
+                best = Some((found, top, Some(with)));
             }
         }
         ranked.extend(best);
     }
     ranked.sort_by_key(|(candidate, ..)| std::cmp::Reverse(candidate.rank()));
     ranked.truncate(MOST_CANDIDATES);
-    let best = ranked.first().map(|(_, top, with)| Trees {
-        details: with.devices.clone(),
-        roots: top.roots.clone(),
-        ..Trees::default()
+    let best = ranked.first().map(|(_, top, with)| {
+        let roots = top.roots.iter();
+        let device = |(id, root): &(u64, u32)| (*id, *root, with.and_then(|with| with.get(*id)));
+        roots.map(device).collect()
     });
     Ok(Older {
+        devices: best.unwrap_or_default(),
         candidates: ranked.into_iter().map(|each| each.0).collect(),
-        best,
         tops,
     })
 }
 
-fn judge(top: &Top, with: &Details) -> Candidate {
-    let both = with.devices.iter().zip(&top.mapped);
-    let whole = both.filter(|(info, mapped)| **mapped == Some(info.mapped_blocks));
-    Candidate {
+fn judge(top: &Top, with: Option<&Details>) -> Candidate {
+    let mut found = Candidate {
         mapping_root: BlockNr(top.root.into()),
-        details_root: BlockNr(with.root.into()),
-        devices: with.devices.len() as u64,
-        whole_devices: whole.count() as u64,
-        live_devices: top.live_devices,
+        details_root: None,
+        devices: top.roots.len() as u64,
+        whole_devices: 0,
+        live_devices: 0,
+        live_blocks: 0,
         mapped_blocks: top.mapped_blocks(),
-        transaction_id: with.transaction_id(),
-        time: with.time().max(top.time),
+        transaction_id: with.map_or(0, Details::transaction_id),
+        time: with.map_or(0, Details::time).max(top.time),
+    };
+    for (((id, _), mapped), live) in top.roots.iter().zip(&top.mapped).zip(&top.live) {
+        let info = with.and_then(|with| with.get(*id));
+        if let (Some(with), Some(_)) = (with, info) {
+            found.details_root = Some(BlockNr(with.root.into()));
+        }
+        let recorded = info.map(|info| info.mapped_blocks);
+        found.whole_devices += u64::from(mapped.is_some() && *mapped == recorded);
+        // What has another size is something else by now.
+        if mapped.is_none() || recorded.is_none() || *mapped == recorded {
+            found.live_devices += u64::from(live.root);
+            found.live_blocks = found.live_blocks.saturating_add(live.blocks);
+        }
     }
+    found
 }

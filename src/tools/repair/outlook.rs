@@ -93,6 +93,8 @@ pub struct Outlook {
     pub devices: Vec<DeviceOutlook>,
     /// Devices in the details of whose mappings nothing is left.
     pub lost_devices: Vec<DeviceInfo>,
+    /// Whether there may have been others, of which not even the id is left.
+    pub maybe_more_devices: bool,
     /// Whether every block was looked at.
     pub scanned: bool,
     /// Roots that were found, the most plausible ones first.

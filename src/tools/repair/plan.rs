@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::basis::{Basis, BasisSource};
+use super::eras::Present;
 use super::graft::{loose_nodes, place};
 use super::older::{Older, candidates};
 use super::outlook::{Outlook, TreeSource};
@@ -138,14 +139,13 @@ impl Survey {
     }
 
     /// The pool as it was, looked for once.
-    pub fn look_for_older(&mut self, task: &Task<'_>) -> Result<()> {
+    pub fn look_for_older(&mut self, present: &Present<'_>, task: &Task<'_>) -> Result<()> {
         if self.older.is_some() {
             return Ok(());
         }
         let (device, limits) = (Arc::clone(&self.device), self.limits);
-        let space = self.basis.metadata_space;
         let scan = self.scan(task)?;
-        self.older = Some(candidates(&device, scan, limits, space.as_ref(), task)?);
+        self.older = Some(candidates(&device, scan, limits, present, task)?);
         Ok(())
     }
 
@@ -168,8 +168,6 @@ impl Survey {
                     None => self.basis.metadata_space = None,
                 }
             }
-        } else {
-            self.look_for_older(task)?;
         }
         let mut roots: Vec<u32> = live
             .roots
@@ -201,7 +199,15 @@ impl Survey {
             self.find_tops(&mut live, &mut loose, task)?;
             grafts = place(gaps, &mut loose, task)?;
         }
-        let mut wanted = self.wanted(&live, &mut loose, task)?;
+        let known = live.details_lost.is_empty() && self.basis.roots.is_some();
+        let present = Present {
+            space: self.basis.metadata_space,
+            met: &met.counts,
+            reached: &forest,
+            roots: &live.roots,
+            devices: known.then(|| live.details.iter().map(|info| info.id).collect()),
+        };
+        let mut wanted = self.wanted(&live, &present, &mut loose, task)?;
         self.undelete(&mut wanted, &held, task)?;
         // What was found is verified as the rest was.
         let grafted = grafts.values().flatten().map(|graft| graft.block);
@@ -209,16 +215,18 @@ impl Survey {
         more.extend(grafted);
         more.sort_unstable();
         more.dedup();
+        let mut anew = None;
         if more.iter().any(|root| forest.summary(*root).is_none()) {
             let mut counts = Met::new(self.basis.limit).counts;
-            forest = Forest::walk(&reader, task, &more, self.limits, &mut counts, None)?;
-            forest.resolve(&reader, task)?;
+            let mut walked = Forest::walk(&reader, task, &more, self.limits, &mut counts, None)?;
+            walked.resolve(&reader, task)?;
+            anew = Some(walked);
         }
-        let (patches, unproven) =
-            self.patches(&forest, &grafts, &wanted, &held, &met.counts, task)?;
-        let undeletion = self.weigh(&forest, &grafts, &patches, &wanted, &held, task)?;
+        let whole = anew.as_ref().unwrap_or(&forest);
+        let (patches, unproven) = self.patches(whole, &grafts, &wanted, &held, &present, task)?;
+        let undeletion = self.weigh(whole, &grafts, &patches, &wanted, &held, task)?;
         let found = Found {
-            forest,
+            forest: anew.unwrap_or(forest),
             grafts,
             patches,
             unproven,

@@ -39,6 +39,15 @@ impl Met {
 }
 
 impl Trees {
+    /// Whether there may have been devices of which not even the id is left.
+    pub fn may_have_more(&self) -> bool {
+        let meets = |one: &Ids, other: &Ids| {
+            other.1.is_none_or(|end| one.0 < end) && one.1.is_none_or(|end| other.0 < end)
+        };
+        let mut lost = self.roots_lost.iter();
+        lost.any(|one| self.details_lost.iter().any(|other| meets(one, other)))
+    }
+
     /// Reads what is under these roots.
     pub fn read(
         reader: &Reader<'_>,
