@@ -11,7 +11,7 @@ import thinmeta
 from corpus import Corpus
 from damages import Tree, mapped
 from model import PoolModel
-from ondisk import BLOCK, kind_of, patched, seal, u64
+from ondisk import BLOCK, Node, kind_of, patched, seal, u64
 from test_repair import model_of, repaired, spoil
 
 #: Where block 0 has the pool's clock, and any block its own number.
@@ -157,6 +157,90 @@ def test_details_that_are_there_are_not_taken_from_an_earlier_time(tmp_path: Pat
     assert (device.source, device.recorded_blocks, device.kept_blocks) == ("older", 70, 60)
     assert device.lost_blocks == 10
     assert mapped(model) < mapped(truth)
+
+
+def test_what_a_metadata_snapshot_holds_is_not_the_present(tmp_path: Path) -> None:
+    """All of it is in use, more than of any later state; but by the snapshot."""
+    content, truth = pool_of(
+        tmp_path / "pool.img",
+        create(0, 1),
+        fill(0, 0, 300),
+        snapshot(2, 0),
+        snapshot(3, 0),
+        lambda txn: txn.reserve_metadata_snapshot(),
+        delete(2, 3),
+        fill(1, 0, 40),
+        create(4),
+        fill(4, 0, 9),
+        fill(1, 40, 50),
+    )
+    tree = Tree(content)
+    plan, model = repaired(spoil(content, tree.mapping_root, tree.details_root), tmp_path)
+    assert model.devices.keys() == truth.devices.keys()
+    assert len(mapped(truth) - mapped(model)) == 10
+    assert plan.candidates[0].live_devices == 2
+    assert not plan.is_whole
+
+
+def all_of_kind(content: bytes, value_size: int) -> list[int]:
+    """Leaves, of the present and of earlier times, that have such values."""
+    tree = Tree(content)
+    sizes = {
+        at: Node.of(tree.block(at)).value_size
+        for at in range(len(content) // BLOCK)
+        if kind_of(tree.block(at)) == "btree node"
+    }
+    return [at for at, size in sizes.items() if size == value_size]
+
+
+def test_all_details_can_be_lost_together_with_the_root_of_the_mappings(tmp_path: Path) -> None:
+    content, truth = pool_of(
+        tmp_path / "pool.img", create(4, 5), snapshot(6, 4), fill(4, 0, 60), fill(5, 0, 9)
+    )
+    details = all_of_kind(content, 24)
+    assert len(details) > 3
+    damaged = spoil(content, Tree(content).mapping_root, *details)
+    plan, model = repaired(damaged, tmp_path)
+    assert model.devices.keys() == truth.devices.keys()
+    assert len(mapped(model)) == 60
+    assert plan.candidates[0].details_root is None
+    assert {device.recorded_blocks for device in plan.devices} == {None}
+    # All of it looks shared.
+    assert {device.snapshotted_time for device in plan.devices} == {truth.time}
+    assert not plan.is_whole
+
+    plan, _ = repaired(spoil(damaged, 0), tmp_path, data_block_size_sectors=128)
+    assert sum(device.kept_blocks for device in plan.devices) >= 60
+    assert {device.snapshotted_time for device in plan.devices} == {plan.time}
+
+
+def test_a_pool_of_which_no_root_is_left_is_not_whole(tmp_path: Path) -> None:
+    content, _ = pool_of(tmp_path / "pool.img", create(4), fill(4, 0, 60))
+    gone = {*all_of_kind(content, 24), *all_of_kind(content, 8)}
+    plan, model = repaired(spoil(content, *gone), tmp_path)
+    assert not model.devices
+    assert plan.maybe_more_devices
+    assert not plan.is_whole
+
+
+def test_devices_whose_id_is_lost_in_both_trees_are_taken_from_an_earlier_time(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    image = corpus["snaps-300"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    tops = [leaf for _, leaf in tree.leaves(tree.mapping_root)]
+    details = [leaf for _, leaf in tree.leaves(tree.details_root)]
+    plan, model = repaired(spoil(content, tops[1], details[1]), tmp_path)
+    both = {key for key, _ in tree.entries(tops[1])[1]}
+    both &= {key for key, _ in tree.entries(details[1])[1]}
+    assert len(both) > 20
+    older = {device.device_id: device for device in plan.devices if device.source == "older"}
+    assert len(older.keys() & both) > 20
+    assert {device.snapshotted_time for device in older.values()} == {plan.time}
+    assert plan.maybe_more_devices
+    # Each snapshot changed one mapping after it was made.
+    assert len(mapped(model) - mapped(image.model)) <= len(older)
 
 
 def test_what_is_later_than_the_clock_looks_shared(tmp_path: Path) -> None:
