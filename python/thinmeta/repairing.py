@@ -111,7 +111,8 @@ class RootCandidate:
         whole_devices: Of these, how many have all the mappings that the details speak of.
         live_devices: Of these, how many have a root that the metadata's space map has in
             use, where it can be read: the pool has changed the others since.
-        mapped_blocks: Mappings of those that can be read.
+        mapped_blocks: Mappings that can be read, of devices that have no more than the
+            details say.
         transaction_id: The highest one that a device was made in.
         time: The latest time that the details speak of, or that a mapping was made at.
     """

@@ -214,6 +214,24 @@ def test_all_details_can_be_lost_together_with_the_root_of_the_mappings(tmp_path
     assert {device.snapshotted_time for device in plan.devices} == {plan.time}
 
 
+def test_most_of_a_pool_is_better_than_all_of_next_to_nothing(tmp_path: Path) -> None:
+    """Without a superblock, and with a lost leaf: an earlier state is whole, but small."""
+    content, truth = pool_of(
+        tmp_path / "pool.img", create(4), fill(4, 0, 9), fill(4, 9, 1500), metadata_blocks=512
+    )
+    tree = Tree(content)
+    leaves = [leaf for _, leaf in tree.leaves(tree.device_roots()[4][1])]
+    assert len(leaves) > 6
+    damaged = spoil(content, 0, leaves[3])
+    plan, model = repaired(damaged, tmp_path, data_block_size_sectors=128)
+    gone = len(tree.entries(leaves[3])[1])
+    assert mapped(model) < mapped(truth)
+    assert len(mapped(model)) == 1500 - gone
+    (device,) = plan.devices
+    assert device.lost_blocks == gone
+    assert [lost.metadata_block for lost in device.lost_ranges] == [leaves[3]]
+
+
 def test_a_pool_of_which_no_root_is_left_is_not_whole(tmp_path: Path) -> None:
     content, _ = pool_of(tmp_path / "pool.img", create(4), fill(4, 0, 60))
     gone = {*all_of_kind(content, 24), *all_of_kind(content, 8)}

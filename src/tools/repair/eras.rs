@@ -56,6 +56,8 @@ pub(super) struct Top {
     pub roots: Vec<(u64, u32)>,
     /// Mappings of each device; `None` where some cannot be read.
     pub mapped: Vec<Option<u64>>,
+    /// Mappings of each device that can be.
+    pub readable: Vec<u64>,
     /// What of each device is still in use.
     pub live: Vec<Live>,
     /// When the latest mapping was made.
@@ -63,14 +65,16 @@ pub(super) struct Top {
 }
 
 impl Top {
-    pub fn mapped_blocks(&self) -> u64 {
-        self.mapped.iter().flatten().sum()
+    pub fn readable_blocks(&self) -> u64 {
+        self.readable
+            .iter()
+            .fold(0, |sum, some| sum.saturating_add(*some))
     }
 
     /// As candidates are ranked, as far as the mappings tell.
     fn rank(&self) -> (u64, u64, bool, u64, u32, u64, u32) {
         let sound = self.mapped.iter().all(Option::is_some);
-        let mapped = self.mapped_blocks();
+        let mapped = self.readable_blocks();
         (
             self.live.iter().map(|live| u64::from(live.root)).sum(),
             self.live.iter().map(|live| live.blocks).sum(),
@@ -251,6 +255,7 @@ pub(super) fn tops(
         let mut found = Top {
             root,
             mapped: Vec::with_capacity(devices.len()),
+            readable: Vec::with_capacity(devices.len()),
             live: Vec::with_capacity(devices.len()),
             time: 0,
             roots: devices,
@@ -259,7 +264,12 @@ pub(super) fn tops(
         for (id, tree) in &found.roots {
             let summary = forest.summary(*tree);
             let summary = summary.filter(|summary| summary.state == State::Sound);
-            found.mapped.push(summary.map(|one| one.entries.into()));
+            let mapped = summary.map(|one| one.entries.into());
+            found.mapped.push(mapped);
+            found.readable.push(match mapped {
+                Some(mapped) => mapped,
+                None => uses.readable(*tree, task)?,
+            });
             found.live.push(uses.live(*id, *tree, task)?);
             if summary.is_some() {
                 found.time = found.time.max(times.latest(*tree, task)?);

@@ -39,7 +39,7 @@ pub struct Candidate {
     pub live_devices: u64,
     /// Mappings of leaves that it has in use.
     pub(super) live_blocks: u64,
-    /// Mappings of sound trees.
+    /// Mappings that can be read, of devices that have no more than the details say.
     pub mapped_blocks: u64,
     /// The highest transaction id that a device was made in.
     pub transaction_id: u64,
@@ -114,7 +114,7 @@ pub(super) fn candidates(
         let same = by_ids.get(&ids).map_or(&[][..], Vec::as_slice);
         // Details that were lost are no reason to lose the mappings, too.
         let (mut best, with): (_, Vec<&Details>) = match same {
-            [] if top.mapped_blocks() == 0 => continue,
+            [] if top.readable_blocks() == 0 => continue,
             [] => (
                 Some((judge(top, None), top, None)),
                 details.iter().collect(),
@@ -138,6 +138,9 @@ pub(super) fn candidates(
         ranked.extend(best);
     }
     ranked.sort_by_key(|(candidate, ..)| std::cmp::Reverse(candidate.rank()));
+    if present.space.is_none() {
+        prefer_most(&mut ranked, |ranked| &ranked.0);
+    }
     ranked.truncate(MOST_CANDIDATES);
     let best = ranked.first().map(|(_, top, with)| {
         let roots = top.roots.iter();
@@ -151,6 +154,20 @@ pub(super) fn candidates(
     })
 }
 
+/// Of a state as new as the best, most may be there, while the best is whole because it has
+/// next to nothing in it.
+fn prefer_most<T>(ranked: &mut [T], candidate: impl Fn(&T) -> &Candidate) {
+    let age = |each: &T| (candidate(each).transaction_id, candidate(each).time);
+    let blocks = |each: &T| candidate(each).mapped_blocks;
+    if let Some(best) = ranked.first()
+        && let Some(index) = ranked
+            .iter()
+            .position(|each| age(each) >= age(best) && blocks(each) / 2 > blocks(best))
+    {
+        ranked[..=index].rotate_right(1);
+    }
+}
+
 fn judge(top: &Top, with: Option<&Details>) -> Candidate {
     let mut found = Candidate {
         mapping_root: BlockNr(top.root.into()),
@@ -159,17 +176,21 @@ fn judge(top: &Top, with: Option<&Details>) -> Candidate {
         whole_devices: 0,
         live_devices: 0,
         live_blocks: 0,
-        mapped_blocks: top.mapped_blocks(),
+        mapped_blocks: 0,
         transaction_id: with.map_or(0, Details::transaction_id),
         time: with.map_or(0, Details::time).max(top.time),
     };
-    for (((id, _), mapped), live) in top.roots.iter().zip(&top.mapped).zip(&top.live) {
+    let both = top.mapped.iter().zip(&top.readable);
+    for (((id, _), (mapped, readable)), live) in top.roots.iter().zip(both).zip(&top.live) {
         let info = with.and_then(|with| with.get(*id));
         if let (Some(with), Some(_)) = (with, info) {
             found.details_root = Some(BlockNr(with.root.into()));
         }
         let recorded = info.map(|info| info.mapped_blocks);
         found.whole_devices += u64::from(mapped.is_some() && *mapped == recorded);
+        if recorded.is_none_or(|recorded| *readable <= recorded) {
+            found.mapped_blocks = found.mapped_blocks.saturating_add(*readable);
+        }
         // What has another size is something else by now.
         if mapped.is_none() || recorded.is_none() || *mapped == recorded {
             found.live_devices += u64::from(live.root);

@@ -80,6 +80,11 @@ impl<'u> Uses<'u> {
         })
     }
 
+    /// Mappings that can be read of a tree that is damaged.
+    pub fn readable(&mut self, root: u32, task: &Task<'_>) -> Result<u64> {
+        self.blocks(root, true, 0, task)
+    }
+
     fn count(&self, block: u32) -> u32 {
         let map = self.map.as_ref();
         map.and_then(|map| map.get_count(block.into()).ok())
@@ -89,7 +94,7 @@ impl<'u> Uses<'u> {
     /// Mappings under a node whose leaves are in use, or that can be read and hang under a
     /// node that is.
     fn blocks(&mut self, block: u32, live: bool, depth: usize, task: &Task<'_>) -> Result<u64> {
-        if self.map.is_none() || depth > MAX_DEPTH {
+        if self.map.is_none() && !live || depth > MAX_DEPTH {
             return Ok(0);
         }
         let live = live || self.count(block) > 0 && self.present.reached.summary(block).is_none();
