@@ -3,6 +3,7 @@
 //! There may be one for each block of the device. They are read one after the other, and
 //! the most plausible ones are kept.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -38,6 +39,14 @@ pub(super) struct Present<'p> {
     pub roots: &'p [(u64, u32)],
     /// Ids of all devices, if they are known.
     pub devices: Option<FxHashSet<u64>>,
+    /// The latest root of the mappings, sound or not.
+    pub latest: Option<u64>,
+}
+
+/// How long ago a block was written, as against others. Blocks are taken in ascending order,
+/// and from the front again when that is at an end.
+pub(super) fn behind(root: u64, latest: u64) -> u64 {
+    latest.wrapping_sub(root)
 }
 
 /// What of a device is still in use, by the metadata's space map.
@@ -153,16 +162,17 @@ pub(super) fn earlier(
     tops: &[Top],
     current: &FxHashMap<u64, Option<u32>>,
     devices: &FxHashSet<u64>,
+    latest: u64,
 ) -> FxHashMap<u64, Vec<u32>> {
     let is_as_now = |(id, root): &&(u64, u32)| current.get(id) == Some(&Some(*root));
-    let mut order: Vec<(usize, u32, u32, &Top)> = tops
+    let mut order: Vec<(usize, u32, u64, &Top)> = tops
         .iter()
         .map(|top| {
             let same = top.roots.iter().filter(is_as_now).count();
-            (same, top.time, top.root, top)
+            (same, top.time, behind(top.root.into(), latest), top)
         })
         .collect();
-    order.sort_unstable_by_key(|top| std::cmp::Reverse((top.0, top.1, top.2)));
+    order.sort_unstable_by_key(|top| (Reverse((top.0, top.1)), top.2));
     let mut found: FxHashMap<u64, Vec<u32>> = FxHashMap::default();
     for (.., top) in order {
         for (id, root) in top.roots.iter().filter(|root| devices.contains(&root.0)) {

@@ -84,7 +84,8 @@ impl Survey {
             .collect();
         let devices = gaps.iter().map(|gap| gap.0).collect();
         let tops = self.older.as_ref().map_or(&[][..], |older| &older.tops);
-        let roots = earlier(tops, &current, &devices);
+        let latest = present.latest.unwrap_or(0);
+        let roots = earlier(tops, &current, &devices, latest);
         patcher.fill(&gaps, &roots, task)?;
         Ok((patcher.patches, patcher.unproven))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::eras::{Details, Present, Top, details, tops};
+use super::eras::{Details, Present, Top, behind, details, tops};
 use super::graft::kind;
 use super::scan::{Scan, Shape};
 use crate::device::Device;
@@ -53,6 +53,15 @@ impl Candidate {
     /// tell, whole ones come first; then newer ones, then larger ones; of what is not whole,
     /// that with the most mappings.
     fn rank(&self) -> impl Ord + use<> {
+        (
+            self.evidence(),
+            self.mapped_blocks,
+            (self.mapping_root, self.details_root),
+        )
+    }
+
+    /// What of it tells how late it is.
+    fn evidence(&self) -> impl Ord + use<> {
         let whole = self.whole_devices == self.devices;
         // Of equal ones, that with the fewest devices that are gone by now.
         let gone = match self.live_devices {
@@ -63,8 +72,7 @@ impl Candidate {
             (self.live_devices, self.live_blocks),
             (whole, if whole { 0 } else { self.mapped_blocks }),
             std::cmp::Reverse(gone),
-            (self.transaction_id, self.time, self.mapped_blocks),
-            (self.mapping_root, self.details_root),
+            (self.transaction_id, self.time),
         )
     }
 }
@@ -138,6 +146,11 @@ pub(super) fn candidates(
         ranked.extend(best);
     }
     ranked.sort_by_key(|(candidate, ..)| std::cmp::Reverse(candidate.rank()));
+    let blocks = scan
+        .nodes
+        .last()
+        .map_or(0, |last| u64::from(last.block) + 1);
+    latest_first(&mut ranked, |ranked| &ranked.0, present.latest, blocks);
     if present.space.is_none() {
         prefer_most(&mut ranked, |ranked| &ranked.0);
     }
@@ -152,6 +165,38 @@ pub(super) fn candidates(
         candidates: ranked.into_iter().map(|each| each.0).collect(),
         tops,
     })
+}
+
+/// Sorts those that come first and are equal by where their roots are: blocks are taken in
+/// ascending order, and from the front again when that is at an end. So the latest one has
+/// the others behind it, and the most room before the first of these.
+fn latest_first<T>(
+    ranked: &mut [T],
+    candidate: impl Fn(&T) -> &Candidate,
+    latest: Option<u64>,
+    blocks: u64,
+) {
+    let Some(best) = ranked.first() else {
+        return;
+    };
+    let best = candidate(best).evidence();
+    let equal = ranked
+        .iter()
+        .take_while(|each| candidate(each).evidence() == best);
+    let count = equal.count();
+    let equal = &mut ranked[..count];
+    let root = |each: &T| candidate(each).mapping_root.0;
+    equal.sort_by_key(|each| root(each));
+    let room = |index: usize| match equal.get(index + 1) {
+        Some(next) => root(next) - root(&equal[index]),
+        None => (blocks + root(&equal[0])).saturating_sub(root(&equal[index])),
+    };
+    let last = match latest {
+        Some(latest) => (0..count).min_by_key(|index| behind(root(&equal[*index]), latest)),
+        None => (0..count).max_by_key(|index| room(*index)),
+    };
+    equal.rotate_left(last.map_or(0, |last| last + 1));
+    equal.reverse();
 }
 
 /// Of a state as new as the best, most may be there, while the best is whole because it has

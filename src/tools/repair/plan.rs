@@ -206,6 +206,7 @@ impl Survey {
             reached: &forest,
             roots: &live.roots,
             devices: known.then(|| live.details.iter().map(|info| info.id).collect()),
+            latest: self.basis.roots.map(|roots| roots.0),
         };
         let mut wanted = self.wanted(&live, &present, &mut loose, task)?;
         self.undelete(&mut wanted, &held, task)?;
