@@ -108,6 +108,29 @@ impl DiskSpaceMap {
         }
     }
 
+    /// As much of a count as the bitmap alone says, which stops at 3.
+    pub fn least_count(&self, block: u64) -> Result<u32> {
+        Ok(self.entry(block)?.1)
+    }
+
+    /// What the bitmap says of a block, and where that is.
+    fn entry(&self, block: u64) -> Result<(BlockNr, u32)> {
+        if block >= self.nr_blocks() {
+            let text = format!(
+                "block {block} is past the {} of the space map",
+                self.nr_blocks()
+            );
+            return Err(Error::Usage(text));
+        }
+        let per_bitmap = ENTRIES_PER_BITMAP as u64;
+        let at = BlockNr(self.index_entry(block / per_bitmap)?.blocknr.get());
+        let index = usize::try_from(block % per_bitmap).unwrap_or_default();
+        let bitmap = self.blocks.read_lock(at, &BITMAP_VALIDATOR)?;
+        let entry = bitmap.view::<Bitmap>().entry(index);
+        drop(bitmap);
+        Ok((at, entry))
+    }
+
     /// The index entry of a bitmap.
     pub fn index_entry(&self, bitmap: u64) -> Result<IndexEntry> {
         let missing = |at, name| {
@@ -148,19 +171,7 @@ impl SpaceMap for DiskSpaceMap {
     }
 
     fn get_count(&self, block: u64) -> Result<u32> {
-        if block >= self.nr_blocks() {
-            let text = format!(
-                "block {block} is past the {} of the space map",
-                self.nr_blocks()
-            );
-            return Err(Error::Usage(text));
-        }
-        let per_bitmap = ENTRIES_PER_BITMAP as u64;
-        let at = BlockNr(self.index_entry(block / per_bitmap)?.blocknr.get());
-        let index = usize::try_from(block % per_bitmap).unwrap_or_default();
-        let bitmap = self.blocks.read_lock(at, &BITMAP_VALIDATOR)?;
-        let entry = bitmap.view::<Bitmap>().entry(index);
-        drop(bitmap);
+        let (at, entry) = self.entry(block)?;
         if entry < MANY {
             return Ok(entry);
         }

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import thinmeta
 from corpus import Corpus
 from damages import Tree, mapped
@@ -69,6 +71,25 @@ def test_mappings_tell_the_later_state_and_the_clock(tmp_path: Path) -> None:
     assert model.devices == truth.devices
     # Earlier, and a snapshot made next would take what is its own for not shared.
     assert plan.time == model.time == 1
+
+
+@pytest.mark.parametrize("commits", [1, 6, 7, 8, 9, 10, 11])
+def test_of_equal_states_the_last_one_written_is_believed(tmp_path: Path, commits: int) -> None:
+    """Without a superblock, and with fewer mappings every time; blocks come in turn."""
+
+    def punch(at: int) -> Change:
+        return lambda txn: txn.remove_range(4, at * 10, at * 10 + 10)
+
+    content, truth = pool_of(
+        tmp_path / "pool.img",
+        create(4),
+        fill(4, 0, 200),
+        *(punch(at) for at in range(commits)),
+        metadata_blocks=64,
+    )
+    plan, model = repaired(spoil(content, 0), tmp_path, data_block_size_sectors=128)
+    assert plan.candidates[0].mapping_root == Tree(content).mapping_root
+    assert mapped(model) == mapped(truth)
 
 
 def test_of_trees_of_the_same_size_the_latest_top_level_tells_whose_they_are(

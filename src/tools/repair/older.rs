@@ -50,8 +50,8 @@ pub struct Candidate {
 impl Candidate {
     /// A device's root stays until the device is changed, and a leaf until something in it
     /// is: there are ever more of them towards the present. Where the space map does not
-    /// tell, whole ones come first; then newer ones, then larger ones; of what is not whole,
-    /// that with the most mappings.
+    /// tell, whole ones come first, then newer ones; of what is not whole, that with the
+    /// most mappings.
     fn rank(&self) -> impl Ord + use<> {
         (
             self.evidence(),
@@ -63,15 +63,9 @@ impl Candidate {
     /// What of it tells how late it is.
     fn evidence(&self) -> impl Ord + use<> {
         let whole = self.whole_devices == self.devices;
-        // Of equal ones, that with the fewest devices that are gone by now.
-        let gone = match self.live_devices {
-            0 => 0,
-            live => self.devices - live,
-        };
         (
             (self.live_devices, self.live_blocks),
             (whole, if whole { 0 } else { self.mapped_blocks }),
-            std::cmp::Reverse(gone),
             (self.transaction_id, self.time),
         )
     }
@@ -146,13 +140,9 @@ pub(super) fn candidates(
         ranked.extend(best);
     }
     ranked.sort_by_key(|(candidate, ..)| std::cmp::Reverse(candidate.rank()));
-    let blocks = scan
-        .nodes
-        .last()
-        .map_or(0, |last| u64::from(last.block) + 1);
-    latest_first(&mut ranked, |ranked| &ranked.0, present.latest, blocks);
+    latest_first(&mut ranked, present.latest, limits.metadata_blocks);
     if present.space.is_none() {
-        prefer_most(&mut ranked, |ranked| &ranked.0);
+        prefer_most(&mut ranked);
     }
     ranked.truncate(MOST_CANDIDATES);
     let best = ranked.first().map(|(_, top, with)| {
@@ -169,46 +159,85 @@ pub(super) fn candidates(
 
 /// Sorts those that come first and are equal by where their roots are: blocks are taken in
 /// ascending order, and from the front again when that is at an end. So the latest one has
-/// the others behind it, and the most room before the first of these.
-fn latest_first<T>(
-    ranked: &mut [T],
-    candidate: impl Fn(&T) -> &Candidate,
+/// the others behind it. Between it and the first of these come those that are older, the most
+/// room, and the greatest difference.
+fn latest_first(
+    ranked: &mut [(Candidate, &Top, Option<&Details>)],
     latest: Option<u64>,
     blocks: u64,
 ) {
     let Some(best) = ranked.first() else {
         return;
     };
-    let best = candidate(best).evidence();
+    let age = |each: &Candidate| (each.transaction_id, each.time);
+    let (evidence, youngest) = (best.0.evidence(), age(&best.0));
+    let older = ranked.iter().filter(|each| age(&each.0) < youngest);
+    let mut older: Vec<u64> = older.map(|each| each.1.root.into()).collect();
+    older.sort_unstable();
     let equal = ranked
         .iter()
-        .take_while(|each| candidate(each).evidence() == best);
+        .take_while(|each| each.0.evidence() == evidence);
     let count = equal.count();
     let equal = &mut ranked[..count];
-    let root = |each: &T| candidate(each).mapping_root.0;
-    equal.sort_by_key(|each| root(each));
-    let room = |index: usize| match equal.get(index + 1) {
-        Some(next) => root(next) - root(&equal[index]),
-        None => (blocks + root(&equal[0])).saturating_sub(root(&equal[index])),
+    equal.sort_by_key(|each| each.1.root);
+    let root = |index: usize| u64::from(equal[index].1.root);
+    let below = |root: u64| older.partition_point(|each| *each < root);
+    let apart = |index: usize| {
+        let next = (index + 1) % count;
+        let (here, there) = (root(index), root(next));
+        let (between, room) = if next == 0 {
+            (older.len() + below(there), blocks + there)
+        } else {
+            (below(there), there)
+        };
+        let room = room.saturating_sub(here);
+        let difference = 1 + difference(equal[index].1, equal[next].1);
+        (
+            between - below(here),
+            u128::from(room) * u128::from(difference),
+        )
     };
     let last = match latest {
-        Some(latest) => (0..count).min_by_key(|index| behind(root(&equal[*index]), latest)),
-        None => (0..count).max_by_key(|index| room(*index)),
+        Some(latest) => (0..count).min_by_key(|index| behind(root(*index), latest)),
+        None => (0..count).max_by_key(|index| apart(*index)),
     };
     equal.rotate_left(last.map_or(0, |last| last + 1));
     equal.reverse();
 }
 
-/// Of a state as new as the best, most may be there, while the best is whole because it has
-/// next to nothing in it.
-fn prefer_most<T>(ranked: &mut [T], candidate: impl Fn(&T) -> &Candidate) {
-    let age = |each: &T| (candidate(each).transaction_id, candidate(each).time);
-    let blocks = |each: &T| candidate(each).mapped_blocks;
-    if let Some(best) = ranked.first()
-        && let Some(index) = ranked
-            .iter()
-            .position(|each| age(each) >= age(best) && blocks(each) / 2 > blocks(best))
-    {
+/// Devices and mappings that one has more than the other.
+fn difference(one: &Top, other: &Top) -> u64 {
+    let blocks = |top: &Top, id: u64| {
+        let found = top.roots.binary_search_by_key(&id, |root| root.0);
+        let found = found.ok().and_then(|index| top.readable.get(index));
+        found.map_or(0, |blocks| blocks.saturating_add(1))
+    };
+    let mut ids: Vec<u64> = one
+        .roots
+        .iter()
+        .chain(&other.roots)
+        .map(|root| root.0)
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let differ = ids
+        .iter()
+        .map(|id| blocks(one, *id).abs_diff(blocks(other, *id)));
+    differ
+        .fold(0_u64, |sum, blocks| sum.saturating_add(blocks))
+        .min(u64::MAX - 1)
+}
+
+/// Of a state as new as the best, most may be there, while the best has next to nothing in it.
+fn prefer_most(ranked: &mut [(Candidate, &Top, Option<&Details>)]) {
+    let Some((best, ..)) = ranked.first() else {
+        return;
+    };
+    let age = |each: &Candidate| (each.transaction_id, each.time);
+    let index = ranked.iter().position(|(each, ..)| {
+        age(each) >= age(best) && each.mapped_blocks / 2 > best.mapped_blocks
+    });
+    if let Some(index) = index {
         ranked[..=index].rotate_right(1);
     }
 }

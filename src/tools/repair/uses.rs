@@ -85,10 +85,13 @@ impl<'u> Uses<'u> {
         self.blocks(root, true, 0, task)
     }
 
+    /// References to a block; where large counts are lost, there are 3 at least.
     fn count(&self, block: u32) -> u32 {
-        let map = self.map.as_ref();
-        map.and_then(|map| map.get_count(block.into()).ok())
-            .unwrap_or(0)
+        let count = |map: &DiskSpaceMap| {
+            let count = map.get_count(block.into());
+            count.or_else(|_| map.least_count(block.into())).ok()
+        };
+        self.map.as_ref().and_then(count).unwrap_or(0)
     }
 
     /// Mappings under a node whose leaves are in use, or that can be read and hang under a
