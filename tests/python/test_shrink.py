@@ -426,4 +426,4 @@ def test_the_command_says_what_is_missing(command: ThinmetaCommand, tmp_path: Pa
 
 def test_the_guide_shows_what_is_printed(command: ThinmetaCommand, tmp_path: Path) -> None:
     unpack_example(tmp_path)
-    assert run_console(DOCS / "moving.md", command, tmp_path) == 5
+    assert run_console(DOCS / "moving.md", command, tmp_path) == 7
