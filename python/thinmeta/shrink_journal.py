@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-from contextlib import suppress
 
 from thinmeta._core import crc32c
 from thinmeta.errors import UsageError
+from thinmeta.notes import remove_note, write_note
 
 __all__ = ["ShrinkJournal"]
 
@@ -69,35 +69,11 @@ class ShrinkJournal:
             "plan": self._plan,
             "copied_blocks": copied_blocks,
         }
-        new = f"{self.path}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            with open(os.open(new, flags, 0o644), "wb") as file:
-                file.write(json.dumps(value, indent=1).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self.path)
-        except OSError as error:
-            with suppress(OSError):
-                os.unlink(new)
-            error.filename, error.filename2 = self.path, None
-            raise
-        self._sync_folder()
+        write_note(self.path, value)
 
     def remove(self) -> None:
         """Take it away: the work is done."""
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
-            self._sync_folder()
-
-    def _sync_folder(self) -> None:
-        folder = os.open(
-            os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        )
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        remove_note(self.path)
 
 
 def _checksum(plan: str, copied_blocks: int) -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-from contextlib import suppress
 
 from thinmeta._core import crc32c
-from thinmeta.stream.sidecar import state_folder, sync_folder
+from thinmeta.notes import remove_note, write_note
+from thinmeta.stream.sidecar import state_folder
 from thinmeta.stream.targets.device import device_key
 
 TYPE_CHECKING = False
@@ -78,20 +78,11 @@ class Journal:
         """
         state = {"volume": self._volume, "done_bytes": done_bytes}
         value = {"thinmeta-merge": VERSION, "crc32c": _checksum(state), "state": state}
-        new = f"{self._path}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        with open(os.open(new, flags, 0o644), "wb") as file:
-            file.write(json.dumps(value, indent=1).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self._path)
-        sync_folder(self._path)
+        write_note(self._path, value)
 
     def forget(self) -> None:
         """Nothing is left to be done, or all of it."""
-        with suppress(FileNotFoundError):
-            os.unlink(self._path)
-            sync_folder(self._path)
+        remove_note(self._path)
 
 
 def _checksum(content: object) -> str:

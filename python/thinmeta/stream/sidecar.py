@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 
 from thinmeta._core import crc32c
 from thinmeta.errors import StreamError
 from thinmeta.identity import Identity
+from thinmeta.notes import remove_note, write_note
 from thinmeta.stream.format import parse_json
 from thinmeta.stream.token import Token
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Kind = Literal["journal", "partial", "in place", "device"]
 
-__all__ = ["Sidecar", "State", "Work", "state_folder", "sync_folder"]
+__all__ = ["Sidecar", "State", "Work", "state_folder"]
 
 VERSION = 1
 STATE_FOLDER = "/var/lib/thinmeta/targets"
@@ -185,26 +185,11 @@ class Sidecar:
             OSError: It cannot be written; it says what it said before.
         """
         if state.held is None and state.work is None:
-            with suppress(FileNotFoundError):
-                os.unlink(self.path)
-                sync_folder(self.path)
+            remove_note(self.path)
             return
         content = state.to_json()
         value = {"thinmeta-target": VERSION, "crc32c": _checksum(content), "state": content}
-        new = self.path + ".new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            with open(os.open(new, flags, 0o644), "wb") as file:
-                file.write(json.dumps(value, indent=1).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, self.path)
-        except OSError as error:
-            with suppress(OSError):
-                os.unlink(new)
-            error.filename, error.filename2 = self.path, None
-            raise
-        sync_folder(self.path)
+        write_note(self.path, value)
 
 
 def _checksum(content: object) -> str:
@@ -225,12 +210,3 @@ def state_folder() -> str:
         words = f"{error.strerror} (THINMETA_STATE_DIR in the environment names another folder)"
         raise OSError(error.errno, words, folder) from error
     return folder
-
-
-def sync_folder(path: str) -> None:
-    """Make the name of a file as durable as its content."""
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

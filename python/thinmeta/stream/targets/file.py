@@ -12,7 +12,8 @@ from contextlib import suppress
 from hashlib import sha256
 
 from thinmeta.errors import AlreadyFormattedError, StreamError, UsageError
-from thinmeta.stream.sidecar import Sidecar, Work, sync_folder
+from thinmeta.notes import sync_folder
+from thinmeta.stream.sidecar import Sidecar, Work
 from thinmeta.stream.targets import journal
 from thinmeta.stream.targets.base import Target
 from thinmeta.stream.targets.content import Content
