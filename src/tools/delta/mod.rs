@@ -68,7 +68,7 @@ pub fn write_delta(
     task: &Task<'_>,
 ) -> Result<()> {
     let [left, right] = sides.map(|side| root_of(pool, side));
-    let mut rows = Builder::new(true);
+    let mut rows = Builder::joined_and_placed();
     let mut walk = Lockstep::new(pool, [left?, right?], true, task, &mut rows);
     pool.confirmed(walk.run())?;
     let delta = rows.finish(pool.superblock().data_block_bytes());

@@ -196,8 +196,10 @@ impl Entries<'_> {
 pub(super) struct Builder {
     columns: Columns,
     with_same: bool,
-    /// Rows are joined wherever the data lie, and do not tell where.
+    /// Rows are joined wherever the data lie.
     anywhere: bool,
+    /// Rows tell where the data of their first block lie.
+    placed: bool,
     /// The row that may still grow; none while its length is 0.
     kind: u8,
     begin: u64,
@@ -212,6 +214,7 @@ impl Builder {
             columns: Columns::default(),
             with_same,
             anywhere: false,
+            placed: true,
             kind: CHANGED,
             begin: 0,
             length: 0,
@@ -224,7 +227,16 @@ impl Builder {
     pub fn joined() -> Self {
         Self {
             anywhere: true,
+            placed: false,
             ..Self::new(false)
+        }
+    }
+
+    /// The same with what is the same, too; each row keeps the data of its first block.
+    pub fn joined_and_placed() -> Self {
+        Self {
+            anywhere: true,
+            ..Self::new(true)
         }
     }
 
@@ -277,23 +289,27 @@ impl Builder {
 
     /// Takes in entries that both sides share, and counts them.
     pub fn same(&mut self, entries: Entries<'_>) -> usize {
+        if self.anywhere
+            && let (Some((first, data)), Some(last)) = (entries.get(0), entries.keys.last())
+            && last.get() - first == entries.keys.len() as u64 - 1
+        {
+            // Keys rise, so that there are no holes between them.
+            self.add_range(Kind::Same, first, last.get() - first + 1, data, data);
+            return entries.keys.len();
+        }
         entries.each(|key, data| self.add::<SAME>(key, data, data))
     }
 
     #[inline]
-    fn add<const KIND: u8>(&mut self, key: u64, mut left: u64, mut right: u64) {
-        if self.anywhere {
-            // Where the row that may grow goes on.
-            let goes_on = |begin: u64| begin.wrapping_add(self.length);
-            (left, right) = (goes_on(self.left), goes_on(self.right));
-        }
+    fn add<const KIND: u8>(&mut self, key: u64, left: u64, right: u64) {
         // Differences and not sums: those may pass 2^64. The row of length 0
         // at the start joins nothing that it would not equal.
         let follows = |now: u64, begin: u64| now.wrapping_sub(begin) == self.length;
         let joins = self.kind == KIND
             && follows(key, self.begin)
-            && (KIND == RIGHT_ONLY || follows(left, self.left))
-            && (KIND == LEFT_ONLY || follows(right, self.right));
+            && (self.anywhere && self.length > 0
+                || (KIND == RIGHT_ONLY || follows(left, self.left))
+                    && (KIND == LEFT_ONLY || follows(right, self.right)));
         if joins {
             self.length += 1;
             return;
@@ -312,17 +328,12 @@ impl Builder {
             return;
         }
         let follows = |now: u64, begin: u64| now.wrapping_sub(begin) == self.length;
-        let (left, right) = if self.anywhere {
-            let goes_on = |begin: u64| begin.wrapping_add(self.length);
-            (goes_on(self.left), goes_on(self.right))
-        } else {
-            (left, right)
-        };
         let joins = self.length > 0
             && self.kind == kind as u8
             && follows(begin, self.begin)
-            && (!kind.has_left() || follows(left, self.left))
-            && (!kind.has_right() || follows(right, self.right));
+            && (self.anywhere
+                || (!kind.has_left() || follows(left, self.left))
+                    && (!kind.has_right() || follows(right, self.right)));
         if joins {
             self.length += length;
             return;
@@ -339,7 +350,7 @@ impl Builder {
             self.columns.kind.push(self.kind);
             self.columns.begin.push(self.begin);
             self.columns.length.push(self.length);
-            if !self.anywhere {
+            if self.placed {
                 self.columns.left_data.push(self.left);
                 self.columns.right_data.push(self.right);
             }
