@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DeviceRepair",
     "LostRange",
+    "MendedField",
     "RepairPlan",
     "RootCandidate",
     "plan_repair",
@@ -65,6 +66,8 @@ class DeviceRepair:
         older_blocks: Of these, how many of lost nodes are from an earlier time: what was
             met does not account for their data, or for the leaf that they are in.
         impossible_blocks: Mappings that are left out: past the end of the data, say.
+        doubled_blocks: Mappings that are left out because another place of the device has the
+            same data block: the one that was written later, or the first.
         recorded_blocks: Mappings that its details speak of; ``None`` where these are lost,
             and are put together from what is known.
         lost_ranges: Where lost nodes led, the first 64.
@@ -81,6 +84,7 @@ class DeviceRepair:
     found_blocks: int
     older_blocks: int
     impossible_blocks: int
+    doubled_blocks: int
     recorded_blocks: int | None
     lost_ranges: tuple[LostRange, ...]
     lost_ranges_total: int
@@ -96,8 +100,27 @@ class DeviceRepair:
     @property
     def is_whole(self) -> bool:
         """Whether nothing is lost, as far as can be told."""
-        lost = self.lost_ranges_total or self.impossible_blocks or self.lost_blocks
+        left_out = self.impossible_blocks or self.doubled_blocks
+        lost = self.lost_ranges_total or left_out or self.lost_blocks
         return not lost and self.source != "older"
+
+
+@dataclass(frozen=True, slots=True)
+class MendedField:
+    """A field that was wrong under a right checksum, and was taken as it has to be.
+
+    Attributes:
+        metadata_block: The block.
+        field: Which one: ``"magic"``, ``"location"``, ``"key"``, ``"flags"``,
+            ``"value size"`` or ``"capacity"``.
+        found: What was there.
+        right: What was taken.
+    """
+
+    metadata_block: int
+    field: str
+    found: str
+    right: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +174,7 @@ class RepairPlan:
         loose_trees: Trees that hang nowhere and that nothing proves to be of a device.
         deleted_devices: Devices that were deleted and of which something is left, if it was
             asked for these or for one to come back.
+        mended: Fields that were wrong under a right checksum: of block 0, or of nodes.
     """
 
     superblock_source: Literal["superblock", "copy", "options"]
@@ -166,6 +190,7 @@ class RepairPlan:
     candidates: tuple[RootCandidate, ...]
     loose_trees: int
     deleted_devices: tuple[DeletedDevice, ...] = ()
+    mended: tuple[MendedField, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -193,6 +218,7 @@ class RepairPlan:
                 "devices": devices,
                 "lost_devices": tuple(device[0] for device in fields["lost_devices"]),
                 "candidates": tuple(RootCandidate(**each) for each in fields["candidates"]),
+                "mended": tuple(MendedField(*each) for each in fields["mended"]),
                 "deleted_devices": tuple(map(DeletedDevice.from_fields, fields["deleted_devices"])),
             }
         )
@@ -278,6 +304,7 @@ def repair(
             output is the input.
         NoSuchDeviceError: Nothing is left of a device that was to come back.
         DeviceExistsError: A device that was to come back is there.
+        UnsoundPoolError: Block 0 is lost, and no device was found.
         NotFormattedError: There never was anything.
         UnsupportedFormatError: It is something else.
         NoSpaceError: The output is too small.
@@ -340,7 +367,7 @@ def repaired_pool(
         progress=progress,
     )
     plan = RepairPlan.from_fields(planned.outlook())
-    if plan.is_whole and not plan.scanned:
+    if plan.is_whole and not plan.scanned and not plan.mended:
         with open_pool(source) as pool:
             yield pool, plan
         return

@@ -10,6 +10,7 @@ use pyo3::types::PyDict;
 use super::call::watched;
 use super::new_metadata::{built_fields, work_output};
 use crate::device::{Claim, Device, FileDevice};
+use crate::error::Damage;
 use crate::task::Task;
 use crate::thin::DeviceInfo;
 use crate::tools::repair::{
@@ -104,6 +105,12 @@ impl Repair {
             .map(|device| deleted_fields(py, device))
             .collect::<PyResult<_>>()?;
         fields.set_item("deleted_devices", deleted)?;
+        let field = |damage: &Damage| {
+            let (found, right) = (damage.found.to_string(), damage.expected.to_string());
+            (damage.block.0, damage.check, found, right)
+        };
+        let mended: Vec<_> = outlook.mended.iter().map(field).collect();
+        fields.set_item("mended", mended)?;
         Ok(fields)
     }
 
@@ -145,6 +152,7 @@ fn device_fields<'py>(py: Python<'py>, device: &DeviceOutlook) -> PyResult<Bound
     fields.set_item("found_blocks", device.found_blocks)?;
     fields.set_item("older_blocks", device.older_blocks)?;
     fields.set_item("impossible_blocks", device.impossible_blocks)?;
+    fields.set_item("doubled_blocks", device.doubled_blocks)?;
     fields.set_item("recorded_blocks", device.recorded_blocks)?;
     let lost: Vec<_> = device
         .lost

@@ -27,7 +27,7 @@ pub use identify::describe_foreign;
 pub use mappings::{MAX_TIME, Mapping, MappingValue, Run, RunCursor};
 pub use pool::{OpenOptions, Pool, Snapshot, ThinDevice, read_superblock};
 pub use superblock::{
-    NEEDS_CHECK, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, SuperblockValidator,
+    MAGIC, NEEDS_CHECK, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, SuperblockValidator,
 };
 pub(crate) use superblock::{NewSuperblock, RootArea, check_data_block_size};
 pub use volume::{Extent, Extents, Volume, VolumeOptions};

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model import PoolModel
-from ondisk import BLOCK, Node, kind_of, read_u64
+from ondisk import BLOCK, Node, kind_of, read_u64, seal
 
 #: Where block 0 has the roots of the mappings and of the details.
 MAPPING_ROOT, DETAILS_ROOT = 320, 328
@@ -63,6 +63,10 @@ class Tree:
             return
         for _, value in entries:
             yield from self.leaves(int.from_bytes(value, "little"), way)
+
+    def inner(self, root: int) -> set[int]:
+        """The nodes under a root that lead to others."""
+        return {at for path, _ in self.leaves(root) for at in path[:-1]}
 
     def device_roots(self) -> dict[int, tuple[tuple[int, ...], int]]:
         """Root of each device, with the way to the leaf that has it."""
@@ -140,3 +144,51 @@ def damage(draw: random.Random, content: bytes, older: list[bytes]) -> tuple[byt
             end = min(len(spoiled), begin + draw.randrange(1, 4 * BLOCK))
             spoiled[begin:end] = bytes(end - begin)
     return bytes(spoiled), f"{kind} of {chosen}"
+
+
+#: Fields of a node's header: where, and their bytes.
+NODE_FIELDS = {"flags": (4, 4), "location": (8, 8), "capacity": (20, 4), "value size": (24, 4)}
+#: Fields of block 0 that can be only one thing.
+FIXED_FIELDS = {"location": (8, 8), "magic": (32, 8)}
+
+
+def resealed(draw: random.Random, content: bytes) -> tuple[bytes, str]:
+    """One to eight blocks have one field that is wrong, under a checksum that is right."""
+    nodes = [
+        at
+        for at in range(1, len(content) // BLOCK)
+        if kind_of(content[at * BLOCK : (at + 1) * BLOCK]) == "btree node"
+    ]
+    chosen = draw.sample(nodes, min(len(nodes), draw.choice((1, 1, 2, 3, 8))))
+    tree = Tree(content)
+    # What leads to others is rare, and matters most.
+    inner = sorted({at for _, root in tree.device_roots().values() for at in tree.inner(root)})
+    if inner and draw.random() < 0.5:
+        chosen[0] = draw.choice(inner)
+    if draw.random() < 0.15:
+        chosen[0] = 0
+    spoiled = bytearray(content)
+    told = []
+    for at in dict.fromkeys(chosen):
+        block = bytearray(spoiled[at * BLOCK : (at + 1) * BLOCK])
+        if at == 0:
+            kind, (name, (offset, size)) = (
+                "thin superblock",
+                draw.choice(list(FIXED_FIELDS.items())),
+            )
+        else:
+            kind, node = "btree node", Node.of(bytes(block))
+            name = draw.choice((*NODE_FIELDS, "key", "key", "key"))
+            if name == "key" and node.nr_entries:
+                offset, size = 32 + 8 * draw.randrange(node.nr_entries), 8
+            else:
+                offset, size = NODE_FIELDS.get(name, NODE_FIELDS["location"])
+        if draw.random() < 0.5:
+            block[offset + draw.randrange(size)] ^= 1 << draw.randrange(8)
+        else:
+            value = int.from_bytes(block[offset : offset + size], "little")
+            value = (value + draw.choice((-8, -1, 1, 8))) % (1 << 8 * size)
+            block[offset : offset + size] = value.to_bytes(size, "little")
+        spoiled[at * BLOCK : (at + 1) * BLOCK] = seal(bytes(block), kind)
+        told.append(f"{name} of {at}")
+    return bytes(spoiled), "resealed: " + ", ".join(told)

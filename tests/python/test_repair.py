@@ -16,11 +16,11 @@ import pytest
 
 import thinmeta
 from corpus import Corpus, write_sparse
-from damages import Mapped, Tree, damage, mapped
+from damages import Mapped, Tree, damage, mapped, resealed
 from dropins import DropIns
 from histories import History
 from model import PoolModel
-from ondisk import BLOCK, kind_of, read_u64, u64
+from ondisk import BLOCK, Node, kind_of, patched, read_u64, seal, u64
 from oracles import NewerTools, ThinTools, newer_tools
 from thinmeta.cli import main
 
@@ -152,6 +152,10 @@ def test_a_leaf_of_the_top_level_can_be_lost(corpus: Corpus, tmp_path: Path) -> 
     older = {device.device_id for device in plan.devices if device.source == "older"}
     assert older <= with_it
     assert {each for each in mapped(model) if each[0] not in older} <= mapped(image.model)
+    # Most of what that leaf led to comes back, and as it was.
+    assert len(with_it - set(plan.lost_devices)) > len(with_it) // 2
+    back = {each for each in mapped(image.model) if each[0] in with_it} & mapped(model)
+    assert back
     assert set(plan.lost_devices) <= with_it
     kept = {device.device_id for device in plan.devices}
     assert kept | set(plan.lost_devices) == set(image.model.devices)
@@ -259,6 +263,137 @@ def test_mappings_that_cannot_be_are_left_out(corpus: Corpus, tmp_path: Path) ->
     assert not plan.is_whole
 
 
+# ---- fields that are wrong under a right checksum ----
+
+
+@pytest.mark.parametrize(("offset", "field"), [(36, "magic"), (8, "location")])
+def test_a_superblock_with_a_wrong_magic_or_location_is_taken_as_it_has_to_be(
+    corpus: Corpus, tmp_path: Path, offset: int, field: str
+) -> None:
+    image = corpus["kernel-6.12"]
+    content = image.meta.read_bytes()
+    block = bytearray(content[:BLOCK])
+    block[offset] ^= 4
+    damaged = seal(bytes(block), "thin superblock") + content[BLOCK:]
+    plan, model = repaired(damaged, tmp_path)
+    assert model.devices == image.model.devices
+    assert plan.superblock_source == "superblock"
+    assert [(each.metadata_block, each.field) for each in plan.mended] == [(0, field)]
+
+
+def test_a_metadata_snapshots_block_in_the_place_of_block_0_is_not_taken_for_it(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    image = corpus["metadata-snap"]
+    content = image.meta.read_bytes()
+    held = Tree(content).block(read_u64(content, 56))
+    plan, model = repaired(held + content[BLOCK:], tmp_path)
+    assert plan.superblock_source == "copy"
+    assert mapped(model) == mapped(image.model)
+
+
+def in_place(content: bytes, at: int, block: bytes) -> bytes:
+    """The image with this block, sealed as a node."""
+    return content[: at * BLOCK] + seal(block, "btree node") + content[(at + 1) * BLOCK :]
+
+
+@pytest.mark.parametrize("by", [-8, 8])
+def test_a_key_that_its_child_tells_otherwise_costs_nothing(
+    corpus: Corpus, tmp_path: Path, by: int
+) -> None:
+    image = corpus["random-60k"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    path, _ = next(iter(tree.leaves(tree.device_roots()[0][1])))
+    at = path[-2]
+    block = tree.block(at)
+    key = read_u64(block, 32 + 8 * 5)
+    plan, model = repaired(in_place(content, at, patched(block, 72, u64(key + by))), tmp_path)
+    assert mapped(model) == mapped(image.model)
+    assert plan.is_whole
+    (mended,) = plan.mended
+    assert (mended.metadata_block, mended.field, mended.right) == (at, "key", str(key))
+
+
+@pytest.mark.parametrize(
+    ("field", "offset", "value"),
+    [("location", 8, 1 << 40), ("location", 8, 5), ("flags", 4, 3), ("value size", 24, 9)],
+)
+def test_a_field_of_a_leaf_that_can_be_only_one_thing_costs_nothing(
+    corpus: Corpus, tmp_path: Path, field: str, offset: int, value: int
+) -> None:
+    image = corpus["random-60k"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    leaf = [leaf for _, leaf in tree.leaves(tree.device_roots()[0][1])][20]
+    size = 8 if field == "location" else 4
+    block = patched(tree.block(leaf), offset, value.to_bytes(size, "little"))
+    plan, model = repaired(in_place(content, leaf, block), tmp_path)
+    assert mapped(model) == mapped(image.model)
+    assert [(each.metadata_block, each.field) for each in plan.mended] == [(leaf, field)]
+
+
+def test_leaves_that_changed_places_are_not_taken_for_each_other(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    """The location is right there: whoever wrote them wrote them elsewhere."""
+    image = corpus["random-60k"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    one, other = [leaf for _, leaf in tree.leaves(tree.device_roots()[0][1])][3:5]
+    spoiled = bytearray(content)
+    spoiled[one * BLOCK : (one + 1) * BLOCK] = tree.block(other)
+    spoiled[other * BLOCK : (other + 1) * BLOCK] = tree.block(one)
+    plan, model = repaired(bytes(spoiled), tmp_path)
+    assert mapped(model) <= mapped(image.model)
+    assert not plan.mended
+
+
+def test_a_data_block_that_two_places_of_a_device_claim_stays_with_one(
+    corpus: Corpus, thin_tools: ThinTools, tmp_path: Path
+) -> None:
+    """The one of the later time, or the first."""
+    image = corpus["random-60k"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    leaves = [leaf for _, leaf in tree.leaves(tree.device_roots()[0][1])]
+    first, then = leaves[2], leaves[9]
+    times = image.model.devices[0].mappings
+    keys = [tree.entries(first)[1][7], tree.entries(then)[1][11]]
+    block = tree.block(then)
+    spoiled = in_place(content, then, patched(block, Node.of(block).value_at(11), keys[0][1]))
+    plan, model = repaired(spoiled, tmp_path)
+    (device,) = plan.devices
+    assert (device.doubled_blocks, device.kept_blocks) == (1, len(times) - 1)
+    assert not plan.is_whole
+    assert keys[0][0] in model.devices[0].mappings
+    assert keys[1][0] not in model.devices[0].mappings
+    newer = newer_tools()
+    if newer is not None:
+        assert newer.run("thin_check", "-q", tmp_path / "repaired.img").returncode == 0
+
+
+def test_a_plan_fails_where_the_repair_does(
+    corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Block 0 is lost, and so is every tree, but a node of a space map."""
+    content = bytearray(corpus["random-60k"].meta.read_bytes())
+    content[100] ^= 1
+    for at in range(1, len(content) // BLOCK):
+        block = bytes(content[at * BLOCK : (at + 1) * BLOCK])
+        if kind_of(block) == "btree node" and Node.of(block).value_size != 16:
+            content[at * BLOCK : (at + 1) * BLOCK] = bytes(BLOCK)
+    meta, out = tmp_path / "meta.img", tmp_path / "out.img"
+    meta.write_bytes(content)
+    words = [str(meta), "--data-block-size", "128"]
+    assert main(["repair", "--plan", *words]) == 1
+    planned = capfd.readouterr().err
+    assert "no device was found" in planned
+    assert main(["repair", "-o", str(out), *words]) == 1
+    assert capfd.readouterr().err == planned
+    assert not out.exists()
+
+
 # ---- random damage ----
 
 
@@ -316,8 +451,8 @@ class Judge:
             assert checked.returncode == 0, what
 
 
-def one_case(corpus: Corpus, folder: Path, judge: Judge, seed: int) -> None:
-    draw = random.Random(f"repair {seed}")
+def one_case(corpus: Corpus, folder: Path, judge: Judge, seed: int, *, seals: bool = False) -> None:
+    draw = random.Random(f"reseal {seed}" if seals else f"repair {seed}")
     older: list[bytes] = []
     if seed % 2:
         image = corpus[draw.choice(IMAGES)]
@@ -330,13 +465,21 @@ def one_case(corpus: Corpus, folder: Path, judge: Judge, seed: int) -> None:
             older.append(path.read_bytes())
         history.close()
         content, truth = path.read_bytes(), model_of(path)
-    damaged, what = damage(draw, content, older)
+    damaged, what = resealed(draw, content) if seals else damage(draw, content, older)
     judge(content, truth, damaged, f"seed {seed}: {what}")
 
 
 @pytest.mark.parametrize("seed", range(SEED * 1_000_000, SEED * 1_000_000 + DAMAGES))
 def test_random_damage(corpus: Corpus, thin_tools: ThinTools, tmp_path: Path, seed: int) -> None:
     one_case(corpus, tmp_path, Judge(tmp_path, thin_tools, newer_tools()), seed)
+
+
+@pytest.mark.parametrize("seed", range(SEED * 1_000_000, SEED * 1_000_000 + DAMAGES))
+def test_random_damage_under_right_checksums(
+    corpus: Corpus, thin_tools: ThinTools, tmp_path: Path, seed: int
+) -> None:
+    judge = Judge(tmp_path, thin_tools, newer_tools())
+    one_case(corpus, tmp_path, judge, seed, seals=True)
 
 
 def test_noise_is_no_pool(tmp_path: Path) -> None:
@@ -476,8 +619,6 @@ def test_whoever_is_killed_leaves_input_and_output_as_they_were(
 
 
 def test_a_pointer_out_of_range_costs_its_child(corpus: Corpus, tmp_path: Path) -> None:
-    from ondisk import Node, patched, seal
-
     image = corpus["random-60k"]
     content = bytearray(image.meta.read_bytes())
     tree = Tree(bytes(content))

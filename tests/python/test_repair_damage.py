@@ -26,7 +26,7 @@ def repaired_model(damaged: bytes, folder: Path, **options: Any) -> PoolModel | 
     """What came of it; ``None`` where no device is left."""
     try:
         return repaired(damaged, folder, **options)[1]
-    except thinmeta.UsageError as error:
+    except thinmeta.UnsoundPoolError as error:
         if "no device was found" not in str(error):
             raise
         return None

@@ -193,6 +193,12 @@ def plan_text(plan: RepairPlan) -> str:
         more = len(plan.candidates) - MOST_ROOTS
         if more > 0:
             lines.append(f"  {count(more, 'more pair')}, not listed")
+    for each in plan.mended[:MOST_RANGES]:
+        what = f"{each.field} of metadata block {each.metadata_block}"
+        lines.append(f"mended:     {what}: {each.found} is taken as {each.right}")
+    more = len(plan.mended) - MOST_RANGES
+    if more > 0:
+        lines.append(f"mended:     {count(more, 'more field')}, not listed")
     for device in plan.devices:
         lines += _device_lines(device, block)
     lines += [f"device {device}: lost" for device in plan.lost_devices]
@@ -221,6 +227,9 @@ def _device_lines(device: DeviceRepair, block: int) -> list[str]:
     if device.impossible_blocks:
         impossible = human_bytes(device.impossible_blocks * block)
         words.append(f"{impossible} left out that cannot be")
+    if device.doubled_blocks:
+        doubled = human_bytes(device.doubled_blocks * block)
+        words.append(f"{doubled} left out whose data another place of it has, too")
     if device.recorded_blocks is None:
         words.append("details rebuilt")
     if device.source == "found":
@@ -255,7 +264,7 @@ def _print_json(
     fields |= dataclasses.asdict(plan)
     for device, each in zip(fields["devices"], plan.devices, strict=True):
         device["lost_blocks"] = each.lost_blocks
-        for name in ("kept", "found", "older", "impossible", "lost"):
+        for name in ("kept", "found", "older", "impossible", "doubled", "lost"):
             blocks = device[f"{name}_blocks"]
             device[f"{name}_bytes"] = None if blocks is None else blocks * block
         add_bytes(device["undeleted"], block)

@@ -136,12 +136,14 @@ impl Survey {
                 found_blocks: 0,
                 older_blocks: 0,
                 impossible_blocks: 0,
+                doubled_blocks: 0,
                 source: each.source,
                 lost: Vec::new(),
                 lost_ranges: 0,
                 undeleted: outlooks.remove(&each.info.id),
             };
             let cut = cuts.get(&each.info.id);
+            let is_deleted = each.source == TreeSource::Deleted;
             if is_guess(each) {
                 // All of it looks shared: the kernel copies before it writes there.
                 outlook.info.snapshotted_time = self.basis.time;
@@ -151,7 +153,10 @@ impl Survey {
             let mut visit = |step| {
                 match step {
                     Step::Lost(gap) => {
-                        let older = blocks(&of_gap(&patches, &gap));
+                        let runs = of_gap(&patches, &gap);
+                        let rest = cut.map(|cut| cut.rest(&runs));
+                        let older = blocks(rest.as_ref().unwrap_or(&runs));
+                        outlook.doubled_blocks += blocks(&runs) - older;
                         outlook.older_blocks += older;
                         outlook.info.mapped_blocks += older;
                         if gap.between {
@@ -160,13 +165,24 @@ impl Survey {
                             outlook.lose(&gap);
                         }
                     }
-                    Step::Leaf { leaf, .. }
+                    Step::Leaf { leaf, grafted }
                         if cut.is_some_and(|cut| cut.touches(&forest, &leaf)) =>
                     {
                         let block = reader.read_one(leaf.block)?;
-                        let runs = runs(&leaf.parse(&block)?, self.limits)?;
+                        let node = leaf.parse(&block)?;
+                        let runs = runs(&node, self.limits)?;
                         let rest = cut.map(|cut| cut.rest(&runs)).unwrap_or_default();
-                        outlook.info.mapped_blocks += blocks(&rest);
+                        let kept = blocks(&rest);
+                        outlook.info.mapped_blocks += kept;
+                        if !is_deleted {
+                            let can_be = blocks(&runs);
+                            outlook.found_blocks += if grafted { kept } else { 0 };
+                            outlook.doubled_blocks += can_be - kept;
+                            outlook.impossible_blocks += node.keys().len() as u64 - can_be;
+                            has_late_ones |= has_late(&node, self.limits)?;
+                            let scanned = self.scan.as_ref().and_then(|scan| scan.get(leaf.block));
+                            latest = latest.max(scanned.map_or(0, |leaf| leaf.time));
+                        }
                     }
                     Step::Leaf { leaf, grafted } => {
                         if !seen.insert(leaf.block.into()) && again.insert(leaf.block.into()) {
@@ -245,6 +261,7 @@ impl Survey {
             basis: self.basis,
             devices,
             deleted: self.deleted,
+            mended: self.mended,
         };
         joint.sort_unstable();
         Ok(Repair {

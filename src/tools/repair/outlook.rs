@@ -2,6 +2,7 @@
 
 use super::walk::Gap;
 use super::{Basis, Candidate, DeletedDevice, Undeleted};
+use crate::error::Damage;
 use crate::thin::DeviceInfo;
 use crate::units::BlockNr;
 
@@ -60,6 +61,9 @@ pub struct DeviceOutlook {
     pub older_blocks: u64,
     /// Mappings in sound leaves that cannot be: past the end of the data, say.
     pub impossible_blocks: u64,
+    /// Mappings that are left out because another place of the device has the same data
+    /// block.
+    pub doubled_blocks: u64,
     /// Where its tree comes from.
     pub source: TreeSource,
     /// What is lost, the first few.
@@ -103,4 +107,6 @@ pub struct Outlook {
     pub loose_trees: u64,
     /// Devices that were deleted and of which something is left, if somebody asked.
     pub deleted: Vec<DeletedDevice>,
+    /// Fields that were wrong under a right checksum, and were read as they should be.
+    pub mended: Vec<Damage>,
 }

@@ -9,20 +9,25 @@ use super::eras::Present;
 use super::graft::{loose_nodes, place};
 use super::older::{Older, candidates};
 use super::outlook::{Outlook, TreeSource};
+use super::overlay::{Blocks, Overlay};
 use super::patch::Patches;
 use super::scan::Scan;
+use super::slips::{self, Slips};
 use super::trees::{Met, Trees};
 use super::undelete::{Cut, Undeletion};
 use super::walk::{Gap, Grafts, Step, Walker};
 use super::{DeletedDevice, RepairOptions};
 use crate::device::Device;
 use crate::disk_space::MAX_DATA_BLOCKS;
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::task::Task;
 use crate::thin::{DeviceInfo, MAX_TIME, SUPERBLOCK_VALIDATOR, Superblock};
 use crate::tools::dump::nodes::NodeReader;
 use crate::units::BlockNr;
 use crate::walk::{BlockSet, Forest, ForestLimits, Reader};
+
+/// Searches for wrong fields: one may hide others below it.
+const MOST_ROUNDS: u32 = 4;
 
 /// A repair that is planned, of a device that must not change meanwhile.
 pub struct Repair {
@@ -56,6 +61,11 @@ impl Repair {
     /// [`Error::Io`]; [`Error::Interrupted`].
     pub fn plan(device: Arc<dyn Device>, options: &RepairOptions, task: &Task<'_>) -> Result<Self> {
         let mut scan = None;
+        let (mut device, mut mended) = (device, Vec::new());
+        if let Some((block, wrong)) = slips::superblock(&*device)? {
+            device = Overlay::over(&device, Blocks::from([(0, block)]));
+            mended = wrong;
+        }
         let basis = match Basis::of_superblock(&*device, options) {
             Ok(basis) => basis,
             Err(error @ (Error::Usage(_) | Error::Io { .. })) => return Err(error),
@@ -69,7 +79,19 @@ impl Repair {
                 basis
             }
         };
-        Survey::new(device, basis, scan, options).run(task)
+        let mut survey = Survey::new(device, basis, scan, options);
+        survey.mended = mended;
+        let own = survey.run(task)?;
+        let outlook = &own.outlook;
+        let is_nothing = outlook.devices.is_empty() && outlook.deleted.is_empty();
+        if is_nothing && outlook.basis.source != BasisSource::Superblock {
+            return Err(Error::Unsound {
+                path: own.device.path().to_owned(),
+                code: "superblock-damaged",
+                reason: "the superblock is lost, and no device was found".to_owned(),
+            });
+        }
+        Ok(own)
     }
 
     /// What [`Self::build`] will do.
@@ -100,6 +122,10 @@ pub(super) struct Survey {
     pub options: RepairOptions,
     /// Devices that are not there any more, if somebody asked for them.
     pub deleted: Vec<DeletedDevice>,
+    /// Fields that were wrong under a right checksum, and are read as they should be.
+    pub mended: Vec<Damage>,
+    /// How often that was looked for.
+    pub rounds: u32,
 }
 
 impl Survey {
@@ -127,6 +153,8 @@ impl Survey {
             older: None,
             options: options.clone(),
             deleted: Vec::new(),
+            mended: Vec::new(),
+            rounds: 0,
         }
     }
 
@@ -184,6 +212,20 @@ impl Survey {
         let damaged = !forest.damages.is_empty()
             || !live.roots_lost.is_empty()
             || !live.details_lost.is_empty();
+        if let Some(roots) = self.basis.roots.filter(|_| damaged) {
+            let mut slips = Slips::new(&*device, &forest, self.basis.limit);
+            slips.find(roots, &live, task)?;
+            // From the start: what hangs below is in reach now. There is an end
+            // to it, whatever comes up.
+            if !slips.blocks.is_empty() && self.rounds < MOST_ROUNDS {
+                let device = Overlay::over(&device, slips.blocks);
+                let mut again = Self::new(device, self.basis.clone(), None, &self.options);
+                again.mended = std::mem::take(&mut self.mended);
+                again.mended.extend(slips.wrong);
+                again.rounds = self.rounds + 1;
+                return again.run(task);
+            }
+        }
         if damaged && self.basis.roots.is_some() {
             let gaps = self.gaps(&live, &forest, task)?;
             let space = self.basis.metadata_space;
@@ -225,7 +267,9 @@ impl Survey {
         }
         let whole = anew.as_ref().unwrap_or(&forest);
         let (patches, unproven) = self.patches(whole, &grafts, &wanted, &held, &present, task)?;
-        let undeletion = self.weigh(whole, &grafts, &patches, &wanted, &held, task)?;
+        let mut undeletion = self.weigh(whole, &grafts, &patches, &wanted, &held, task)?;
+        let doubled = self.doubled(whole, &grafts, &patches, &wanted, task)?;
+        undeletion.cuts.extend(doubled);
         let found = Found {
             forest: anew.unwrap_or(forest),
             grafts,

@@ -3,13 +3,12 @@
 use rustc_hash::FxHashMap;
 
 use super::Repair;
-use super::basis::BasisSource;
 use super::leaves::runs;
 use super::patch::of_gap;
 use super::walk::{Step, Walker};
 use crate::block::BlockData;
 use crate::build::{BuildOptions, Built, Output, PartId, PoolBuilder};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::task::Task;
 use crate::tools::dump::nodes::{NodeReader, NodeRef};
 
@@ -20,13 +19,9 @@ impl Repair {
     /// Writes the new pool to `output`, which must not be what is repaired.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] where it is too small; [`Error::Usage`] where nothing is left
-    /// that could be written; [`Error::Io`]; [`Error::Interrupted`].
+    /// [`Error::NoSpace`] where it is too small; [`Error::Io`]; [`Error::Interrupted`].
     pub fn build(&self, output: Output, task: &Task<'_>) -> Result<Built> {
         let outlook = self.outlook();
-        if outlook.devices.is_empty() && outlook.basis.source != BasisSource::Superblock {
-            return Err(Error::usage("no device was found"));
-        }
         let mut reader = self.reader();
         let data_blocks = match outlook.basis.data_blocks {
             Some(blocks) => blocks,
@@ -57,15 +52,17 @@ impl Repair {
             let mut waiting: Vec<NodeRef> = Vec::new();
             let mut walker = Walker::new(self.reader(), &self.forest, &self.grafts);
             let mut visit = |step| {
+                let cut = self.cuts.get(&device.info.id);
                 let leaf = match step {
                     Step::Leaf { leaf, .. } => leaf,
                     Step::Lost(gap) => {
                         self.add(&mut builder, &mut reader, &waiting, task)?;
                         waiting.clear();
-                        return builder.runs(&of_gap(&self.patches, &gap));
+                        let runs = of_gap(&self.patches, &gap);
+                        let rest = cut.map(|cut| cut.rest(&runs));
+                        return builder.runs(rest.as_ref().unwrap_or(&runs));
                     }
                 };
-                let cut = self.cuts.get(&device.info.id);
                 if let Some(cut) = cut.filter(|cut| cut.touches(&self.forest, &leaf)) {
                     self.add(&mut builder, &mut reader, &waiting, task)?;
                     waiting.clear();

@@ -61,6 +61,18 @@ pub struct Undeleted {
 pub(super) struct Cut(Vec<Range<u64>>);
 
 impl Cut {
+    /// Of these virtual blocks, which ascend.
+    pub fn of_blocks(blocks: &[u64]) -> Self {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for at in blocks {
+            match ranges.last_mut() {
+                Some(last) if last.end >= *at => last.end = at + 1,
+                _ => ranges.push(*at..at + 1),
+            }
+        }
+        Self(ranges)
+    }
+
     /// Whether something of a leaf is.
     pub fn touches(&self, forest: &Forest, leaf: &NodeRef) -> bool {
         let Some(summary) = forest.summary(leaf.block) else {

@@ -1,0 +1,357 @@
+//! Blocks whose checksum is right and one of whose fields is not: whoever wrote them did
+//! so from memory that was wrong. What such a field has to be is told by what is around it:
+//! a node's place by the parent that leads there, a key in a parent by the child.
+//!
+//! What is found is read in the place of what is there; whether it fits is then verified
+//! as with any other node.
+
+use rustc_hash::FxHashMap;
+
+use super::overlay::Blocks;
+use super::trees::Trees;
+use crate::block::{BlockData, Validator, kind_of};
+use crate::btree::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, NodeHeader, max_entries};
+use crate::device::Device;
+use crate::error::{Damage, Error, Result};
+use crate::task::Task;
+use crate::thin::{MAGIC, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock};
+use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
+use crate::walk::{Forest, State};
+
+const INTERNAL: u32 = 1;
+const LEAF: u32 = 2;
+/// Bytes of a pointer, and of a mapping.
+const POINTER: u32 = 8;
+/// Bytes of a device's details.
+const DETAILS: u32 = 24;
+
+/// Block 0 as it should be, and what was wrong, if that is its place or its magic number.
+pub(super) fn superblock(device: &dyn Device) -> Result<Option<(Box<BlockData>, Vec<Damage>)>> {
+    let zero = BlockNr(0);
+    if device.size_bytes() < BLOCK_BYTES as u64 {
+        return Ok(None);
+    }
+    let mut block = read(device, 0)?;
+    let is_one = kind_of(&block).is_some_and(|(kind, _)| kind == SUPERBLOCK_NAME);
+    if !is_one || SUPERBLOCK_VALIDATOR.check(zero, &block).is_ok() {
+        return Ok(None);
+    }
+    let own: &mut Superblock = block.view_mut();
+    let mut wrong = Vec::new();
+    for (name, field, right) in [
+        ("location", &mut own.blocknr, 0),
+        ("magic", &mut own.magic, MAGIC),
+    ] {
+        if field.get() != right {
+            wrong.push(Damage::new(zero, SUPERBLOCK_NAME, name, field.get(), right));
+            field.set(right);
+        }
+    }
+    let blocks = (device.size_bytes() / BLOCK_BYTES as u64).min(MAX_METADATA_BLOCKS);
+    // A metadata snapshot's, written to the wrong place, has no space maps.
+    if own.unsupported().is_some() || own.check_geometry(zero, blocks).is_err() {
+        return Ok(None);
+    }
+    SUPERBLOCK_VALIDATOR.seal(zero, &mut block);
+    Ok(Some((block, wrong)))
+}
+
+/// What a node has below it.
+#[derive(Clone, Copy)]
+struct Facts {
+    first: u64,
+    last: u64,
+    height: u8,
+}
+
+/// What is known of a node before it is read.
+#[derive(Clone, Copy)]
+struct Expected {
+    /// The parent's key; `None` above the root.
+    low: Option<u64>,
+    /// Levels below it, if its neighbours tell.
+    height: Option<u8>,
+    /// Bytes of a value of the leaves.
+    leaf_bytes: u32,
+    depth: usize,
+}
+
+/// The search, in all trees of a pool.
+pub(super) struct Slips<'s> {
+    device: &'s dyn Device,
+    /// The mappings, as far as they can be read as they are.
+    forest: &'s Forest,
+    limit: u64,
+    /// Nodes that were looked at.
+    known: FxHashMap<u32, Option<Facts>>,
+    /// Nodes as they should be.
+    pub blocks: Blocks,
+    /// What was wrong with them.
+    pub wrong: Vec<Damage>,
+}
+
+impl<'s> Slips<'s> {
+    pub fn new(device: &'s dyn Device, forest: &'s Forest, limit: u64) -> Self {
+        Self {
+            device,
+            forest,
+            limit,
+            known: FxHashMap::default(),
+            blocks: Blocks::new(),
+            wrong: Vec::new(),
+        }
+    }
+
+    /// Looks at all nodes that are not sound, from the roots of mappings and details.
+    pub fn find(
+        &mut self,
+        (mapping_root, details_root): (u64, u64),
+        live: &Trees,
+        task: &Task<'_>,
+    ) -> Result<()> {
+        let small = [
+            (mapping_root, POINTER, &live.roots_lost),
+            (details_root, DETAILS, &live.details_lost),
+        ];
+        for (root, leaf_bytes, lost) in small {
+            if let Ok(root) = u32::try_from(root)
+                && !lost.is_empty()
+            {
+                self.look(root, Expected::root(leaf_bytes), task)?;
+            }
+        }
+        for (_, root) in &live.roots {
+            self.look(*root, Expected::root(POINTER), task)?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, at: u32, expected: Expected, task: &Task<'_>) -> Result<Option<Facts>> {
+        if at == 0 || u64::from(at) >= self.limit || expected.depth >= MAX_DEPTH {
+            return Ok(None);
+        }
+        if let Some(summary) = self.forest.summary(at)
+            && summary.state == State::Sound
+        {
+            return Ok(Some(Facts {
+                first: summary.first,
+                last: summary.last,
+                height: summary.height,
+            }));
+        }
+        if let Some(known) = self.known.get(&at) {
+            return Ok(*known);
+        }
+        // For whatever leads back to here.
+        self.known.insert(at, None);
+        task.step(0, 0)?;
+        let facts = self.judge(at, expected, task)?;
+        self.known.insert(at, facts);
+        Ok(facts)
+    }
+
+    fn judge(&mut self, at: u32, expected: Expected, task: &Task<'_>) -> Result<Option<Facts>> {
+        let Some(mut block) = self.read(at)? else {
+            return Ok(None);
+        };
+        let place = BlockNr(at.into());
+        let location = match kind_of(&block) {
+            Some((NODE_NAME, location)) => location,
+            _ => return Ok(None),
+        };
+        let mut wrong = header(place, &mut block, expected);
+        let Ok(node) = Node::parse(place, &block) else {
+            return Ok(None);
+        };
+        let leaf = node.is_leaf();
+        let keys: Vec<u64> = node.keys().iter().map(|key| key.get()).collect();
+        let (Some(&first), Some(&last)) = (keys.first(), keys.last()) else {
+            return Ok(None);
+        };
+        if location != place.0 {
+            let fits = expected.low.is_none_or(|low| low == first);
+            if !fits || self.is_somebody_elses(at, location, &block)? {
+                return Ok(None);
+            }
+            wrong.push(Damage::new(place, NODE_NAME, "location", location, place.0));
+        }
+        let facts = if leaf {
+            if !keys.windows(2).all(|two| two[0] < two[1]) {
+                return Ok(None);
+            }
+            Facts {
+                first,
+                last,
+                height: 0,
+            }
+        } else {
+            let children = node.children()?.iter().map(|child| child.get());
+            let children: Vec<u64> = children.collect();
+            let Some((facts, keys_now)) = self.inner(&keys, &children, expected, task)? else {
+                return Ok(None);
+            };
+            for (index, (now, was)) in keys_now.iter().zip(&keys).enumerate() {
+                if now != was {
+                    wrong.push(Damage::new(place, NODE_NAME, "key", *was, *now));
+                    let offset = size_of::<NodeHeader>() + 8 * index;
+                    block.bytes_mut()[offset..offset + 8].copy_from_slice(&now.to_le_bytes());
+                }
+            }
+            facts
+        };
+        if !wrong.is_empty() {
+            NODE_VALIDATOR.seal(place, &mut block);
+            self.blocks.insert(place.0, block);
+            self.wrong.extend(wrong);
+        }
+        Ok(Some(facts))
+    }
+
+    /// An internal node's keys as its children tell them.
+    fn inner(
+        &mut self,
+        keys: &[u64],
+        children: &[u64],
+        expected: Expected,
+        task: &Task<'_>,
+    ) -> Result<Option<(Facts, Vec<u64>)>> {
+        let block = |child: &u64| u32::try_from(*child).ok();
+        let sound = |child: &u64| self.forest.summary(block(child)?);
+        let height = children
+            .iter()
+            .filter_map(sound)
+            .find(|child| child.state == State::Sound)
+            .map(|child| child.height)
+            .or(expected.height.and_then(|height| height.checked_sub(1)));
+        let mut below: Vec<Option<Facts>> = Vec::with_capacity(children.len());
+        for (key, child) in keys.iter().zip(children) {
+            let expected = Expected {
+                low: Some(*key),
+                height,
+                leaf_bytes: expected.leaf_bytes,
+                depth: expected.depth + 1,
+            };
+            below.push(match block(child) {
+                Some(child) => self.look(child, expected, task)?,
+                None => None,
+            });
+        }
+        let height = height.or_else(|| below.iter().flatten().map(|child| child.height).next());
+        for child in &mut below {
+            // Whatever this leads to, it is no child of this node.
+            *child = child.filter(|child| Some(child.height) == height);
+        }
+        let mut now = keys.to_vec();
+        for index in 0..keys.len() {
+            let Some(child) = below[index] else {
+                continue;
+            };
+            let before = below[..index].iter().rev().flatten().next();
+            let after = below[index + 1..].iter().flatten().next();
+            let has_room = before.is_none_or(|before| before.last < child.first)
+                && after.is_none_or(|after| child.last < after.first);
+            let follows = index == 0 || now[index - 1] < keys[index];
+            let is_below = keys.get(index + 1).is_none_or(|next| keys[index] < *next);
+            let leaves_room = before.is_none_or(|before| before.last < keys[index]);
+            let is_right = keys[index] <= child.first && leaves_room && follows && is_below;
+            if has_room && !is_right {
+                now[index] = child.first;
+            }
+        }
+        if !now.windows(2).all(|two| two[0] < two[1]) {
+            return Ok(None);
+        }
+        let (Some(&first), Some(&last)) = (now.first(), now.last()) else {
+            return Ok(None);
+        };
+        let ends = below.iter().flatten().map(|child| child.last).max();
+        let facts = Facts {
+            first,
+            last: ends.unwrap_or(last).max(last),
+            height: height.unwrap_or(0).saturating_add(1),
+        };
+        Ok(Some((facts, now)))
+    }
+
+    /// Whether what is in a block may belong where it says that it does: it was written to
+    /// the wrong place then.
+    fn is_somebody_elses(&self, at: u32, location: u64, block: &BlockData) -> Result<bool> {
+        let Some(other) = u32::try_from(location).ok() else {
+            return Ok(false);
+        };
+        if other == 0 || location >= self.limit {
+            return Ok(false);
+        }
+        let is_lost = |summary: &crate::walk::Summary| summary.state == State::Damaged;
+        if self.forest.summary(other).is_some_and(is_lost) {
+            return Ok(true);
+        }
+        let Some(there) = self.read(other)? else {
+            return Ok(false);
+        };
+        // The two changed places, or it is there as well.
+        let swapped = kind_of(&there).is_some_and(|(_, location)| location == u64::from(at));
+        Ok(swapped || there.bytes()[16..] == block.bytes()[16..])
+    }
+
+    /// A block, unless the device cannot read it.
+    fn read(&self, at: u32) -> Result<Option<Box<BlockData>>> {
+        match read(self.device, at.into()) {
+            Ok(block) => Ok(Some(block)),
+            Err(Error::Io { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Expected {
+    fn root(leaf_bytes: u32) -> Self {
+        Self {
+            low: None,
+            height: None,
+            leaf_bytes,
+            depth: 0,
+        }
+    }
+}
+
+/// Sets fields of a header that cannot be right, where only one value can be.
+fn header(place: BlockNr, block: &mut BlockData, expected: Expected) -> Vec<Damage> {
+    let header: &mut NodeHeader = block.view_mut();
+    let mut wrong = Vec::new();
+    let flags = header.flags.get();
+    if flags != INTERNAL && flags != LEAF {
+        let Some(height) = expected.height else {
+            return wrong;
+        };
+        let right = if height == 0 { LEAF } else { INTERNAL };
+        wrong.push(Damage::new(place, NODE_NAME, "flags", flags, right));
+        header.flags.set(right);
+    }
+    let size = if header.flags.get() == LEAF {
+        expected.leaf_bytes
+    } else {
+        POINTER
+    };
+    let capacity = usize::try_from(size).map_or(0, max_entries) as u64;
+    let (has_size, has_capacity) = (
+        header.value_size.get() == size,
+        u64::from(header.max_entries.get()) == capacity,
+    );
+    if !has_size && has_capacity {
+        let found = header.value_size.get();
+        wrong.push(Damage::new(place, NODE_NAME, "value size", found, size));
+        header.value_size.set(size);
+    } else if has_size && !has_capacity && u64::from(header.nr_entries.get()) <= capacity {
+        let found = header.max_entries.get();
+        wrong.push(Damage::new(place, NODE_NAME, "capacity", found, capacity));
+        header.max_entries.set(u32::try_from(capacity).unwrap_or(0));
+    }
+    wrong
+}
+
+fn read(device: &dyn Device, at: u64) -> Result<Box<BlockData>> {
+    let mut block = Box::new(BlockData::zeroed());
+    device.read_exact_at(block.bytes_mut(), at * BLOCK_BYTES as u64)?;
+    Ok(block)
+}
