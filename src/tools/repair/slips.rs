@@ -321,10 +321,13 @@ fn header(place: BlockNr, block: &mut BlockData, expected: Expected) -> Vec<Dama
     let mut wrong = Vec::new();
     let flags = header.flags.get();
     if flags != INTERNAL && flags != LEAF {
-        let Some(height) = expected.height else {
-            return wrong;
+        let right = match (expected.height, flags & (INTERNAL | LEAF)) {
+            (Some(0), _) => LEAF,
+            (Some(_), _) => INTERNAL,
+            // A root: that bit is set which says so, and others as well.
+            (None, both @ (INTERNAL | LEAF)) => both,
+            _ => return wrong,
         };
-        let right = if height == 0 { LEAF } else { INTERNAL };
         wrong.push(Damage::new(place, NODE_NAME, "flags", flags, right));
         header.flags.set(right);
     }

@@ -1,5 +1,6 @@
 //! The two small trees of a pool: what they say, and where they say nothing.
 
+use rustc_hash::FxHashSet;
 use zerocopy::little_endian::U64;
 
 use crate::btree::Value;
@@ -64,12 +65,17 @@ impl Trees {
             }
             None
         })?;
+        let known: FxHashSet<u64> = own.details.iter().map(|info| info.id).collect();
         let roots = &mut own.roots;
-        let mut wrong = Vec::new();
+        let (mut wrong, mut strays) = (Vec::new(), Vec::new());
         own.roots_lost = read_tree(reader, mapping_root, met, task, |first, id, value: &U64| {
             let root = value.get();
             match u32::try_from(root) {
                 Ok(block) if id <= MAX_DEVICE_ID && root != 0 && root < limit => {
+                    if own.details_lost.is_empty() && !known.contains(&id) {
+                        strays.push((id, block, first));
+                        return None;
+                    }
                     roots.push((id, block));
                     first.then_some(root)
                 }
@@ -79,6 +85,22 @@ impl Trees {
                 }
             }
         })?;
+        let found: FxHashSet<u64> = own.roots.iter().map(|root| root.0).collect();
+        let missing = known.iter().filter(|id| !found.contains(id));
+        let missing: Vec<Ids> = missing.map(|id| (*id, id.checked_add(1))).collect();
+        if strays.is_empty() || missing.is_empty() {
+            for (id, block, first) in strays {
+                own.roots.push((id, block));
+                if first {
+                    met.counts.add(block.into());
+                }
+            }
+            own.roots.sort_unstable();
+        } else {
+            // The one has a root and no details, the other details and no root: an id is
+            // wrong, and the tree is one to be found.
+            wrong.extend(missing);
+        }
         own.roots_lost.extend(wrong);
         Ok(own)
     }
