@@ -35,7 +35,8 @@ Options
       --transaction-id N, --nr-data-blocks N
                          write at least these numbers, as the peer does
       --data-block-size SECTORS
-                         write this in the place of the pool's own
+                         write this in the place of the pool's own; as in the peer, these
+                         three do not matter beside -m
   -m, --metadata-snap, --metadata-snapshot[=BLOCK]
                          read the metadata snapshot that the pool holds, or the one at
                          BLOCK (also -mBLOCK); works while the pool is in use
@@ -77,6 +78,8 @@ def run(parsed: Parsed) -> int:
     transaction_id = parsed.number("transaction-id")
     block_sectors = parsed.number("data-block-size", MAX_U32)
     data_blocks = parsed.number("nr-data-blocks")
+    if parsed.has("metadata-snap"):  # the peer says what the snapshot does
+        transaction_id = block_sectors = data_blocks = None
     skip_mappings = parsed.has("skip-mappings")
 
     def write(pool: Pool, target: int) -> None:
@@ -91,7 +94,9 @@ def run(parsed: Parsed) -> int:
                 # These two only grow in the peer.
                 transaction_id=max(transaction_id or 0, pool._superblock_fields()["trans_id"]),
                 data_block_size_sectors=block_sectors,
-                nr_data_blocks=data_blocks and max(data_blocks, pool._space_numbers()[1]),
+                nr_data_blocks=(
+                    None if data_blocks is None else max(data_blocks, pool._space_numbers()[1])
+                ),
                 progress=report,
             )
 
