@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 MAX_U32, MAX_U64 = (1 << 32) - 1, (1 << 64) - 1
+#: The smallest output that 1.x takes: ten blocks.
+LEAST_OUTPUT = 10 * 4096
 
 
 class WrongLineError(UsageError):
@@ -140,6 +142,11 @@ class Parsed:
             code = errno.ENOENT
             what = "the output has to be there, and as large as the metadata are to be"
             raise OSError(code, f"{os.strerror(code)}: {what}", path)
+        if os.path.isfile(path) and (size_bytes := os.path.getsize(path)) < LEAST_OUTPUT:
+            raise UsageError(
+                f"{path} has {size_bytes} bytes: the output has to be as large as the metadata "
+                f"are to be, at least {LEAST_OUTPUT} bytes; nothing written"
+            )
         return path
 
     def number(self, long: str, most: int = MAX_U64) -> int | None:
