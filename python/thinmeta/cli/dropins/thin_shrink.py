@@ -79,7 +79,7 @@ def _through_xml(source: str, data: str, out: str, blocks: int, *, copy: bool) -
     from thinmeta.tools import dump
 
     with (
-        OutputFile(out, inputs=(data,)) as descriptor,
+        OutputFile(out, inputs=(source, data)) as descriptor,
         TemporaryDirectory(prefix="thinmeta-") as folder,
     ):
         before, after = (os.path.join(folder, name) for name in ("before", "after"))
