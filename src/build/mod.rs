@@ -45,7 +45,7 @@ use crate::units::BlockNr;
 pub struct BuildOptions {
     /// Unused by the kernel; zeros.
     pub uuid: [u8; 16],
-    /// The pool's clock.
+    /// The pool's clock, unless a mapping is later.
     pub time: u32,
     /// Userspace's own number.
     pub transaction_id: u64,
@@ -110,6 +110,8 @@ pub struct PoolBuilder {
     /// One past the last virtual block of what is being told.
     next_virtual: u64,
     mapped_blocks: u64,
+    /// The latest time of a mapping.
+    latest: u32,
 }
 
 impl PoolBuilder {
@@ -131,6 +133,7 @@ impl PoolBuilder {
             devices: Vec::new(),
             next_virtual: 0,
             mapped_blocks: 0,
+            latest: 0,
         })
     }
 
@@ -181,6 +184,7 @@ impl PoolBuilder {
         let mut added = 0_u64;
         for run in runs {
             self.check_run(run)?;
+            self.latest = self.latest.max(run.time);
             self.next_virtual = run.virtual_begin + run.length_blocks;
             added += run.length_blocks;
             let tree = match &mut self.telling {
@@ -336,7 +340,8 @@ impl PoolBuilder {
             flags: self.options.flags,
             uuid: self.options.uuid,
             version: self.options.version,
-            time: self.options.time,
+            // A clock behind a mapping would not tell that it is shared after a snapshot.
+            time: self.options.time.max(self.latest),
             transaction_id: self.options.transaction_id,
             data_block_size_sectors: self.options.data_block_size_sectors,
             data_space: data,
