@@ -117,12 +117,13 @@ def check_and_clear_fields(
     superblock_only: bool,
     skip_mappings: bool,
     minor: bool,
+    like_1_x: bool,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[dict[str, Any], bool]:
     """Check what nobody uses, and clear ``needs_check`` if the pool is sound.
 
     Sound is what has no fatal and, but for sums of the space maps, no other findings;
-    with ``minor``, what has no fatal ones. The pool is ours from before the check until
+    with ``minor``, what has no fatal ones; with ``like_1_x``, what 1.x find so. The pool is ours from before the check until
     the flag is cleared, which is the only thing that is written.
 
     Returns:
@@ -133,6 +134,7 @@ def check_and_clear_fields(
         superblock_only=superblock_only,
         skip_mappings=skip_mappings,
         minor=minor,
+        like_1_x=like_1_x,
         progress=progress,
     )
 

@@ -10,7 +10,7 @@ use super::pool::{MetadataSnapshot, Pool};
 use crate::task::Task;
 use crate::tools::check as core;
 use crate::tools::check::{
-    CheckOptions, CheckReport, Finding, MendOptions, check_path, check_pool, mend_path,
+    CheckOptions, CheckReport, Finding, Leniency, MendOptions, check_path, check_pool, mend_path,
 };
 
 /// What is to be checked.
@@ -60,17 +60,20 @@ pub(super) fn check(
 }
 
 /// Checks what nobody uses, and clears `needs_check` if it is sound; with `minor`, also
-/// if it is not in order. Says whether it was cleared.
+/// if it is not in order; with `like_1_x`, if 1.x find it so. Says whether it was cleared.
 #[pyfunction]
 #[pyo3(signature = (
-    path, *, superblock_only=false, skip_mappings=false, minor=false, threads=None, progress=None
+    path, *, superblock_only=false, skip_mappings=false, minor=false, like_1_x=false,
+    threads=None, progress=None
 ))]
+#[allow(clippy::too_many_arguments)] // they are Python's
 pub(super) fn check_and_clear(
     py: Python<'_>,
     path: PathBuf,
     superblock_only: bool,
     skip_mappings: bool,
     minor: bool,
+    like_1_x: bool,
     threads: Option<usize>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(Bound<'_, PyDict>, bool)> {
@@ -79,7 +82,8 @@ pub(super) fn check_and_clear(
         skip_mappings,
         ..CheckOptions::default()
     };
-    let work = |task: &Task<'_>| core::check_and_clear(path, &options, minor, task);
+    let leniency = Leniency { minor, like_1_x };
+    let work = |task: &Task<'_>| core::check_and_clear(path, &options, leniency, task);
     let (report, cleared) = watched(py, progress, threads, work)?;
     Ok((report_fields(py, &report)?, cleared))
 }
@@ -127,6 +131,7 @@ fn report_fields<'py>(py: Python<'py>, report: &CheckReport) -> PyResult<Bound<'
     fields.set_item("metadata_blocks_checked", report.metadata_blocks_checked)?;
     fields.set_item("mappings_checked", report.mappings_checked)?;
     fields.set_item("devices", report.devices)?;
+    fields.set_item("overcounted", report.overcounted)?;
     let transaction_id = superblock.map(|superblock| superblock.trans_id.get());
     fields.set_item("transaction_id", transaction_id)?;
     let block_sectors = superblock.map(|superblock| superblock.data_block_size.get());

@@ -1058,6 +1058,7 @@ def check_and_clear(
     superblock_only: bool = False,
     skip_mappings: bool = False,
     minor: bool = False,
+    like_1_x: bool = False,
     threads: int | None = None,
     progress: _Progress | None = None,
 ) -> tuple[dict[str, Any], bool]: ...

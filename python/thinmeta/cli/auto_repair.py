@@ -49,7 +49,12 @@ def clear(parsed: Parsed, word: str, path: str, *, skip_mappings: bool) -> int:
     quiet = parsed.has("quiet")
     with progress("checking", quiet=quiet) as report:
         fields, cleared = check_and_clear_fields(
-            path, superblock_only=False, skip_mappings=skip_mappings, minor=False, progress=report
+            path,
+            superblock_only=False,
+            skip_mappings=skip_mappings,
+            minor=False,
+            like_1_x=False,
+            progress=report,
         )
     scope: Scope = "without_mappings" if skip_mappings else "all"
     if parsed.has("json") and not quiet:

@@ -16,6 +16,8 @@ use crate::walk::{
 };
 
 pub(super) const DETAILS: &str = "device details";
+/// The code of a device with another number of mappings than its details say.
+pub(super) const MAPPED_BLOCKS: &str = "mapped-blocks-wrong";
 const TOP_LEVEL: &str = "mapping tree, top level";
 const MAPPINGS: &str = "mappings";
 
@@ -227,7 +229,7 @@ impl Check<'_> {
                     "device {} has {} mappings, its details say {}",
                     device.id, summary.entries, device.mapped_blocks
                 );
-                let finding = Finding::new("mapped-blocks-wrong", Severity::NonFatal, text);
+                let finding = Finding::new(MAPPED_BLOCKS, Severity::NonFatal, text);
                 self.findings.push(finding.of(DETAILS).on_device(device.id));
                 wrong.push(DeviceInfo {
                     mapped_blocks: summary.entries.into(),
@@ -272,7 +274,7 @@ fn bad_mapping(bad: &BadMappings, limits: ForestLimits) -> Finding {
             ),
         ),
         BadMapping::FutureTime => (
-            "mapping-time",
+            super::TIME,
             format!(
                 "{} mappings are later than the pool's clock: virtual block {} has time {}, the clock {}",
                 bad.mappings, bad.keys.0, bad.found, limits.time

@@ -184,6 +184,11 @@ impl Findings {
         }
     }
 
+    /// How many there are of a code, kept or not.
+    pub fn of(&self, code: &'static str) -> u64 {
+        self.by_code.get(code).copied().unwrap_or(0)
+    }
+
     /// Counts `more` that were never made, of a code.
     pub fn omit(&mut self, code: &'static str, more: u64) {
         if more > 0 {

@@ -102,6 +102,7 @@ pub fn mend_device(
     let wrong = |report: &CheckReport| codes(report).any(|code| MENDED.contains(&code));
     let refused = match &known {
         _ if before.is_clean() => None,
+        _ if options.like_1_x && before.is_sound_for_1_x(false) => None,
         None => Some(
             "something fatal is wrong, so that not all that refers to a block is known: \
              'thinmeta repair' makes a new pool of what can be read",
@@ -131,7 +132,10 @@ pub fn mend_device(
             mended.cleared = superblock.needs_check() && flags & NEEDS_CHECK == 0;
             mended.after = Some(after);
         }
-        _ if options.clear_needs_check && mended.before.is_sound(false) => {
+        _ if options.clear_needs_check
+            && (mended.before.is_sound(false)
+                || options.like_1_x && mended.before.is_sound_for_1_x(false)) =>
+        {
             mended.cleared = clear_needs_check(&*device)?;
         }
         _ => {}

@@ -28,10 +28,23 @@ use crate::thin::{
 };
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
 use crate::walk::{BlockSet, Counts, Reader};
+use devices::MAPPED_BLOCKS;
 use finding::Findings;
 
 /// The code of sums that are not those of the bitmaps.
 const SUMMARY: &str = "space-map-summary";
+/// The code of mappings that are later than the clock.
+const TIME: &str = "mapping-time";
+
+/// Which pool is sound enough for `needs_check` to be cleared.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leniency {
+    /// One in which nothing is fatal.
+    pub minor: bool,
+    /// One that thin-provisioning-tools 1.x find sound. They do not look at the times of
+    /// mappings; with `minor`, only leaks of one and the shape of nodes do not count.
+    pub like_1_x: bool,
+}
 
 /// How much to check.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,6 +86,8 @@ pub struct CheckReport {
     pub devices: u64,
     /// The superblock whose roots were checked, if it is sound.
     pub superblock: Option<Superblock>,
+    /// A count is too high that is not one in place of none.
+    pub overcounted: bool,
     /// What the trees say, for whoever puts the rest right.
     known: Option<mend::Known>,
 }
@@ -93,6 +108,18 @@ impl CheckReport {
             Severity::NonFatal => minor || finding.code == SUMMARY,
             Severity::Info => true,
         })
+    }
+
+    /// Whether thin-provisioning-tools 1.x find it sound; see [`Leniency`].
+    fn is_sound_for_1_x(&self, minor: bool) -> bool {
+        let counts = |finding: &Finding| match finding.severity {
+            Severity::Fatal => finding.code != TIME,
+            Severity::NonFatal if minor => finding.code == MAPPED_BLOCKS,
+            Severity::NonFatal => finding.code != SUMMARY,
+            Severity::Info => false,
+        };
+        let is_wrong = self.findings.iter().any(counts) || minor && self.overcounted;
+        !is_wrong
     }
 }
 
@@ -118,20 +145,24 @@ pub fn check_path(
 
 /// As [`check_path`] of the live roots, and clears `needs_check` if the pool is sound:
 /// nothing but sums of its space maps is wrong, which other tools leave wrong and nobody
-/// relies on; or, with `minor`, nothing fatal. Says whether it was cleared. Nobody else has
-/// the pool from before the check until it is done.
+/// relies on; or as `leniency` has it. Says whether it was cleared. Nobody else has the
+/// pool from before the check until it is done.
 ///
 /// # Errors
 /// As [`check_path`], and those of [`clear_needs_check`].
 pub fn check_and_clear(
     path: impl Into<PathBuf>,
     options: &CheckOptions,
-    minor: bool,
+    leniency: Leniency,
     task: &Task<'_>,
 ) -> Result<(CheckReport, bool)> {
     let device = Arc::new(FileDevice::open_writable(path)?);
     let report = check_device(Arc::clone(&device) as _, Snapshot::None, options, task)?;
-    let cleared = report.is_sound(minor) && clear_needs_check(&*device)?;
+    let is_sound = match leniency.like_1_x {
+        true => report.is_sound_for_1_x(leniency.minor),
+        false => report.is_sound(leniency.minor),
+    };
+    let cleared = is_sound && clear_needs_check(&*device)?;
     Ok((report, cleared))
 }
 
@@ -294,9 +325,10 @@ impl<'d> Check<'d> {
         // After damage the references below it are unknown: a count that is too
         // high proves nothing then, one that is too low still does.
         let known = !options.skip_mappings;
-        let complete = self.findings.fatal == 0;
+        // A mapping's time hides nothing.
+        let complete = self.findings.fatal == self.findings.of(TIME);
         if known && !complete {
-            let text = "blocks may be counted for what could not be read: leaks are not looked for";
+            let text = "blocks may be counted for what is damaged or wrong above: leaks are not looked for";
             self.findings
                 .push(Finding::new("leaks-not-checked", Severity::Info, text));
         }
@@ -307,6 +339,7 @@ impl<'d> Check<'d> {
         let overcounted = self.overcounted;
         let keeps = self.keeps && known && self.findings.fatal == 0;
         let mut report = self.finish(devices, mappings, Some(live));
+        report.overcounted = overcounted;
         report.known = keeps.then_some(mend::Known {
             data,
             metadata,
@@ -413,6 +446,7 @@ impl<'d> Check<'d> {
             mappings_checked,
             devices,
             superblock,
+            overcounted: false,
             known: None,
         }
     }

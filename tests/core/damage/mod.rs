@@ -52,13 +52,12 @@ const CODES: [(&str, Severity); 25] = [
 ];
 
 /// Those after which references are missing.
-const LOST: [&str; 9] = [
+const LOST: [&str; 8] = [
     "bad-key-order",
     "bad-pointer",
     "device-without-mappings",
     "mapping-beyond-data",
     "mappings-without-device",
-    "mapping-time",
     "metadata-snapshot-damaged",
     "node-damaged",
     "tree-loop",

@@ -29,7 +29,8 @@ Options
       --super-block-only look at the first block only
       --skip-mappings    leave out the mappings of the devices
       --ignore-non-fatal-errors
-                         leaks and other disorder that hides no data are no errors
+                         leaks of blocks that are counted once, and nodes of an odd shape,
+                         are no errors
       --clear-needs-check-flag
                          if all is well, clear the flag that the kernel sets when a pool
                          has to be checked before it is changed again; that is the only
@@ -62,8 +63,10 @@ OPTIONS = (
 WORDS = ("META",)
 
 #: Sums that differ from what they sum up: the peers leave such ones behind themselves,
-#: and do not look.
-NO_ERRORS = ("space-map-summary",)
+#: and do not look; nor at the times of mappings.
+NO_ERRORS = ("space-map-summary", "mapping-time")
+#: What the peer does not ignore, though no data is hidden.
+NOT_IGNORED = ("mapped-blocks-wrong",)
 
 
 def run(parsed: Parsed) -> int:
@@ -91,6 +94,7 @@ def run(parsed: Parsed) -> int:
                 superblock_only=superblock_only,
                 skip_mappings=skip_mappings,
                 minor=minor,
+                like_1_x=True,
                 progress=report,
             )
         else:
@@ -127,11 +131,12 @@ def _auto_repair(
 def _is_wrong(fields: dict[str, Any], *, minor: bool) -> bool:
     """Whether the peer would call anything of this an error."""
     for finding in fields["findings"]:
-        if finding["severity"] == "fatal":
+        severity, code = finding["severity"], finding["code"]
+        if severity == "info" or code in NO_ERRORS:
+            continue
+        if severity == "fatal" or not minor or code in NOT_IGNORED:
             return True
-        if finding["severity"] == "non-fatal" and not minor and finding["code"] not in NO_ERRORS:
-            return True
-    return False
+    return minor and bool(fields["overcounted"])
 
 
 def _text(fields: dict[str, Any], *, clears: bool, cleared: bool) -> str:
