@@ -17,6 +17,8 @@ HISTORIES ?= 2000
 HISTORY_SEED ?= 1
 REPAIR_DAMAGES ?= 2000
 MOVES_POOLS ?= 500
+DROPIN_POOLS ?= 500
+DROPIN_SEED ?= 1
 MOVES_SEED ?= 1
 REPAIR_SEED ?= 1
 KERNEL ?= linux.uml
@@ -73,7 +75,7 @@ $(NATIVE): $(BUILD_ENV) Cargo.toml Cargo.lock pyproject.toml $(shell find src -t
 # ---- what people ask for ----
 
 .PHONY: help demo demo-live test check test-rust test-python build wheel sdist check-wheel stubs \
-	bench peers fuzz hostile crash crash-can-fail repair restore moves histories kernel interleave lock clean
+	bench peers fuzz hostile crash crash-can-fail repair restore moves dropins histories kernel interleave lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -154,6 +156,10 @@ moves: $(DEV_ENV) $(NATIVE) ## MOVES_POOLS (500) random pools from MOVES_SEED (1
 	@THINMETA_AUTO_REPAIR_POOLS=$(MOVES_POOLS) THINMETA_AUTO_REPAIR_KILLS=100 \
 	    THINMETA_MIGRATE_KILLS=100 $(BIN)/python -m pytest -q tests/python/test_auto_repair.py \
 	    tests/python/test_migrate.py tests/python/test_cli_migrate.py
+
+dropins: $(DEV_ENV) $(NATIVE) ## DROPIN_POOLS (500) random pools from DROPIN_SEED (1) on, told of beside both generations of the peers; half an hour
+	@THINMETA_DROPIN_POOLS=$(DROPIN_POOLS) THINMETA_DROPIN_SEED=$(DROPIN_SEED) THINMETA_ORACLES=require \
+	    $(BIN)/python -m pytest -q tests/python/test_dropins_peers.py tests/python/test_rmap.py
 
 histories: $(DEV_ENV) $(NATIVE) ## HISTORIES (2000) random histories of pools from HISTORY_SEED (1) on; long
 	@THINMETA_HISTORIES=$(HISTORIES) THINMETA_HISTORY_SEED=$(HISTORY_SEED) \

@@ -1,8 +1,9 @@
-"""Drop-ins beside 1.x itself, where it can run: random pools, and damaged ones."""
+"""Drop-ins beside the peers themselves: random pools, random sizes, and damaged pools."""
 
 import os
 import random
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -11,11 +12,12 @@ from dropins import DropIns
 from histories import History
 from model import PoolModel
 from ondisk import BLOCK, kind_of, seal
-from oracles import NewerTools, newer_tools
+from oracles import NewerTools, ThinTools, newer_tools
 
-#: How many times the usual number of cases.
-MORE = int(os.environ.get("THINMETA_DROPIN_CASES", "1"))
-POOLS, DAMAGES = 4 * MORE, 3 * MORE
+#: Random pools and, of each image, damages; a long run has 500 pools.
+POOLS = int(os.environ.get("THINMETA_DROPIN_POOLS", "4"))
+SEED = int(os.environ.get("THINMETA_DROPIN_SEED", "0"))
+DAMAGES = max(POOLS // 8, 3)
 IMAGES = ["deleted", "discards", "metadata-snap", "pair-zeroing-2", "restored-0.9.0", "snap-chain"]
 
 
@@ -34,9 +36,9 @@ def same_output(name: str, ours: bytes, theirs: bytes) -> bool:
     return PoolModel.from_xml(ours) == PoolModel.from_xml(theirs)
 
 
-@pytest.mark.parametrize("seed", range(POOLS))
+@pytest.mark.parametrize("seed", range(SEED, SEED + POOLS))
 def test_random_pools_are_told_alike(
-    drop_in: DropIns, newer: NewerTools, tmp_path: Path, seed: int
+    drop_in: DropIns, newer: NewerTools, thin_tools: ThinTools, tmp_path: Path, seed: int
 ) -> None:
     image = tmp_path / "meta.img"
     history = History(image, seed)
@@ -56,6 +58,48 @@ def test_random_pools_are_told_alike(
         ours, theirs = drop_in(line, image), newer.run(name, *words, image)
         assert (ours.status, theirs.returncode) == (0, 0), (line, ours.err)
         assert same_output(name, ours.out, theirs.stdout), line
+    told_alike_by_0_9(drop_in, thin_tools, image, ids, chosen)
+
+
+def told_alike_by_0_9(
+    drop_in: DropIns, older: ThinTools, image: Path, ids: list[str], chosen: random.Random
+) -> None:
+    """The same in meaning: its forms are others."""
+    assert older.check(image) == 0
+    ours = drop_in("thin_dump", image).out
+    assert PoolModel.from_xml(ours) == PoolModel.from_xml(older.dump(image))
+    line = "thin_ls --no-headers -o DEV,EXCLUSIVE_BLOCKS,SHARED_BLOCKS"
+    rows = (map(int, row.split()) for row in drop_in(line, image).out.splitlines() if row.strip())
+    found = {device: (exclusive, shared) for device, exclusive, shared in rows}
+    assert found == older.exclusive_blocks(image)
+    for left, right in [(chosen.choice(ids), chosen.choice(ids)) for _ in range(3) if ids]:
+        told = drop_in(f"thin_delta --thin1 {left} --thin2 {right}", image).out
+        ranges = [
+            (element.tag, int(element.attrib["begin"]), int(element.attrib["length"]))
+            for element in ElementTree.fromstring(told).iter()
+            if "begin" in element.attrib and element.tag != "same"
+        ]
+        assert each_block(ranges) == each_block(older.delta(image, int(left), int(right)))
+
+
+def each_block(ranges: list[tuple[str, int, int]]) -> list[tuple[str, int]]:
+    return sorted((tag, begin + at) for tag, begin, length in ranges for at in range(length))
+
+
+def test_random_sizes_are_those_of_1_x(drop_in: DropIns, newer: NewerTools) -> None:
+    draw = random.Random(SEED)
+    for _ in range(5 * POOLS):
+        block = 65536 * draw.choice([1, 2, 3, 16, 100, draw.randrange(1, 16385)])
+        # Such that the number of data blocks is not out of this world.
+        size = block * draw.choice([1, 7, 16320, 16321, draw.randrange(1, 1 << 26)])
+        words = [f"-b{block}b", f"-s{size}b", f"-m{draw.choice([1, 2, 1000, 1 << 20])}"]
+        words += [f"-u{draw.choice('bskKmMgG')}"]
+        words += draw.choice([[], ["-n"], ["-n=long"], ["-n=short"]])
+        theirs, ours = (
+            newer.run("thin_metadata_size", *words),
+            drop_in("thin_metadata_size", *words),
+        )
+        assert (ours.status, ours.out) == (0, theirs.stdout), words
 
 
 def damaged(image: bytes, chance: random.Random) -> bytes:
@@ -81,7 +125,7 @@ def test_what_1_x_finds_wrong_we_find_wrong(
     """And where both of us read what was damaged, we read the same."""
     path, whole = tmp_path / "meta.img", corpus[name].meta.read_bytes()
     for seed in range(DAMAGES):
-        path.write_bytes(damaged(whole, random.Random(f"{name} {seed}")))
+        path.write_bytes(damaged(whole, random.Random(f"{name} {SEED + seed}")))
         if newer.run("thin_check", "-q", path).returncode:
             assert drop_in("thin_check -q", path).status == 1, seed
         for line in ("thin_ls", "thin_dump", "thin_delta --thin1 0 --thin2 2"):

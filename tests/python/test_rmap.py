@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,9 @@ from oracles import NewerTools, ThinTools, newer_tools, require_module
 from thinmeta.cli import main
 
 Row = tuple[int, int, int, int]
+#: Random pools; a long run has 500.
+POOLS = int(os.environ.get("THINMETA_DROPIN_POOLS", "20"))
+SEED = int(os.environ.get("THINMETA_DROPIN_SEED", "0"))
 
 
 def rows_of(model: PoolModel, regions: list[tuple[int, int]] | None = None) -> list[Row]:
@@ -56,7 +60,7 @@ def test_the_corpus_is_told_as_it_is(corpus: Corpus, name: str) -> None:
             assert [tuple(row) for row in pool.rmap()] == rows_of(image.held_model)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(SEED, SEED + POOLS))
 def test_random_pools_are_told_as_peers_do(
     thin_tools: ThinTools, drop_in: DropIns, tmp_path: Path, seed: int
 ) -> None:
