@@ -157,7 +157,7 @@ moves: $(DEV_ENV) $(NATIVE) ## MOVES_POOLS (500) random pools from MOVES_SEED (1
 	    THINMETA_MIGRATE_KILLS=100 $(BIN)/python -m pytest -q tests/python/test_auto_repair.py \
 	    tests/python/test_migrate.py tests/python/test_cli_migrate.py
 
-dropins: $(DEV_ENV) $(NATIVE) ## DROPIN_POOLS (500) random pools from DROPIN_SEED (1) on, told of beside both generations of the peers; half an hour
+dropins: $(DEV_ENV) $(NATIVE) ## DROPIN_POOLS (500) random pools from DROPIN_SEED (1) on, told of beside both generations of the peers; an hour and a half
 	@THINMETA_DROPIN_POOLS=$(DROPIN_POOLS) THINMETA_DROPIN_SEED=$(DROPIN_SEED) THINMETA_ORACLES=require \
 	    $(BIN)/python -m pytest -q tests/python/test_dropins_peers.py tests/python/test_rmap.py
 

@@ -123,8 +123,9 @@ def check_and_clear_fields(
     """Check what nobody uses, and clear ``needs_check`` if the pool is sound.
 
     Sound is what has no fatal and, but for sums of the space maps, no other findings;
-    with ``minor``, what has no fatal ones; with ``like_1_x``, what 1.x find so. The pool is ours from before the check until
-    the flag is cleared, which is the only thing that is written.
+    with ``minor``, what has no fatal ones; with ``like_1_x``, what 1.x find so. The pool is
+    ours from before the check until the flag is cleared, which is the only thing that is
+    written.
 
     Returns:
         The findings as :func:`check_fields` gives them, and whether it was cleared.
