@@ -26,10 +26,10 @@ pub use find_many::FoundMappings;
 pub use identify::describe_foreign;
 pub use mappings::{MAX_TIME, Mapping, MappingValue, Run, RunCursor};
 pub use pool::{OpenOptions, Pool, Snapshot, ThinDevice, read_superblock};
+pub(crate) use superblock::{MAGIC, NewSuperblock, RootArea, check_data_block_size};
 pub use superblock::{
     MAGIC, NEEDS_CHECK, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, SuperblockValidator,
 };
-pub(crate) use superblock::{NewSuperblock, RootArea, check_data_block_size};
 pub use volume::{Extent, Extents, Volume, VolumeOptions};
 pub use writer::{
     CreateOptions, MAX_DEVICE_ID, PoolState, PoolTransaction, PoolWriter, Rows, WritableVolume,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
+import lzma
 import os
 import random
 import signal
@@ -191,13 +193,26 @@ def pool(body: str, head: str = HEAD) -> str:
     return f"{head}\n{body}\n</superblock>\n"
 
 
+def as_text(content: bytes) -> str:
+    """Bytes among text, which are written as they are."""
+    return content.decode(errors="surrogateescape")
+
+
 ONE = DEVICE.format(1)
 
 #: What is wrong: the XML, where, and words of the message.
 WRONG: dict[str, tuple[str, int, int, str]] = {
     "nothing": ("", 1, 1, "without a superblock"),
     "no XML": ("hello", 1, 1, "text"),
-    "binary": ("\0" * 5000, 1, 1, "text"),
+    "binary": ("\0" * 5000, 1, 1, "this is not XML: there are zero bytes"),
+    "metadata": (
+        "\0" * 32 + as_text((27022010).to_bytes(8, "little")) + "\0" * 5000,
+        1,
+        1,
+        "this is metadata, not XML",
+    ),
+    "gzip": (as_text(gzip.compress(b"<superblock>")), 1, 1, "this is compressed (gzip), not XML"),
+    "xz": (as_text(lzma.compress(b"<superblock>")), 1, 1, "this is compressed (xz), not XML"),
     "cut in a tag": (pool("")[:30], 1, 1, "not closed"),
     "cut between tags": (pool(f"{ONE}</device>")[:-14], 3, 1, "ends inside of <superblock>"),
     "cut in a device": (f"{HEAD}\n{ONE}\n", 3, 1, "ends inside of <device>"),
@@ -235,9 +250,28 @@ WRONG: dict[str, tuple[str, int, int, str]] = {
         ),
         3,
         1,
-        "duplicated attribute",
+        "an attribute that comes twice",
     ),
-    "no number": (pool(f"{ONE}\n{SINGLE.format('x', 1)}</device>"), 3, 1, "invalid digit"),
+    "no number": (
+        pool(f"{ONE}\n{SINGLE.format('x', 1)}</device>"),
+        3,
+        1,
+        "a whole number is expected",
+    ),
+    "a sign": (
+        pool(f"{ONE}\n{SINGLE.format('-1', 1)}</device>"),
+        3,
+        1,
+        'origin_block="-1": a whole number is expected',
+    ),
+    "no value": (pool(f"{ONE}\n<ref name/></device>"), 3, 1, "an attribute without a value"),
+    "no quotes": (pool(f"{ONE}\n<ref name=x/></device>"), 3, 1, "not in quotes"),
+    "no UTF-8 inside": (
+        pool(f'{ONE}\n<ref name="\udcff"/></device>'),
+        3,
+        1,
+        "not UTF-8",
+    ),
     "beyond 64 bits": (pool(f"{ONE}\n{SINGLE.format(2**64, 1)}</device>"), 3, 1, "too large"),
     "the last block of all": (
         pool(f"{ONE}\n{SINGLE.format(2**64 - 1, 1)}</device>"),

@@ -1,6 +1,7 @@
 //! Attributes of a tag: each of them known, once, and of its kind.
 
 use quick_xml::events::BytesStart;
+use quick_xml::events::attributes::AttrError;
 
 /// What is wrong, to be put beside where it is.
 pub(super) type Wrong = String;
@@ -17,7 +18,7 @@ impl Attributes {
         let name = shown(tag.name().as_ref());
         let mut values: Vec<(&'static str, String)> = Vec::with_capacity(known.len());
         for attribute in tag.attributes() {
-            let attribute = attribute.map_err(|error| error.to_string())?;
+            let attribute = attribute.map_err(|error| format!("<{name}>: {}", told(&error)))?;
             let key = attribute.key.as_ref();
             let Some(key) = known.iter().find(|known| **known == key) else {
                 return Err(format!("<{name}> has no attribute {}", shown(key)));
@@ -36,9 +37,16 @@ impl Attributes {
     /// A number that has to be there.
     pub fn number<N: TryFrom<u64>>(&self, name: &'static str) -> Result<N, Wrong> {
         let text = self.text(name)?;
-        let number: Result<u64, _> = text.parse();
-        let number = number.map_err(|error| format!("{name}=\"{}\": {error}", shown(text)))?;
-        N::try_from(number).map_err(|_| format!("{name}=\"{number}\": too large"))
+        let digits = text.strip_prefix('+').unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            let text = shown(text);
+            return Err(format!("{name}=\"{text}\": a whole number is expected"));
+        }
+        let number: Option<N> = text
+            .parse()
+            .ok()
+            .and_then(|number: u64| number.try_into().ok());
+        number.ok_or_else(|| format!("{name}=\"{}\": too large", shown(text)))
     }
 
     /// A number that need not be there.
@@ -47,6 +55,17 @@ impl Attributes {
             return self.number(name);
         }
         Ok(other)
+    }
+}
+
+/// What is wrong with how an attribute is written; where its tag is says the caller.
+fn told(error: &AttrError) -> &'static str {
+    match error {
+        AttrError::ExpectedEq(_) => "an attribute without a value",
+        AttrError::ExpectedValue(_) => "an attribute without a value after its =",
+        AttrError::UnquotedValue(_) => "a value that is not in quotes",
+        AttrError::ExpectedQuote(..) => "a value without its closing quote",
+        AttrError::Duplicated(..) => "an attribute that comes twice",
     }
 }
 

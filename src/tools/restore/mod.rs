@@ -8,6 +8,7 @@ mod attributes;
 mod document;
 mod hot;
 mod input;
+mod other;
 mod reader;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use super::RestoreOptions;
 use super::document::{Document, Item, Start};
 use super::hot;
 use super::input::{Input, Position};
+use super::other;
 use crate::error::{Error, Result};
 use crate::thin::Run;
 
@@ -47,6 +48,7 @@ impl<'s> Reader<'s> {
 
     /// Reads to the end, or until nobody takes what is read.
     pub fn run(mut self) -> Result<()> {
+        self.is_xml()?;
         let mut scratch = Vec::new();
         loop {
             self.mappings()?;
@@ -91,6 +93,20 @@ impl<'s> Reader<'s> {
                 return Ok(());
             }
         }
+    }
+
+    /// Refuses what is plainly something else, by its first bytes.
+    fn is_xml(&mut self) -> Result<()> {
+        let mut stream = self.xml.stream();
+        let bytes = match stream.fill_buf() {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(self.xml.get_ref().io_error(source)),
+        };
+        let Some(wrong) = other::what_else(bytes) else {
+            return Ok(());
+        };
+        let input = self.xml.get_ref();
+        Err(input.error(input.position(), wrong))
     }
 
     /// Takes all mappings that are in the buffer and as dumps write them.
@@ -193,6 +209,7 @@ impl<'s> Reader<'s> {
                 input.io_error(std::io::Error::new(source.kind(), source.to_string()))
             }
             XmlError::Io(source) => self.error(at, source.to_string()),
+            XmlError::Encoding(_) => self.error(at, "bytes that are not UTF-8"),
             _ => self.error(at, error.to_string()),
         }
     }
