@@ -33,10 +33,12 @@ _CANNOT_SYNC = (errno.EINVAL, errno.EROFS, errno.ENOTSUP)
 class OutputFile:
     """An output by path, as a context manager whose value is the file descriptor.
 
-    An absent or regular file is replaced at the end, whole. Through a symbolic link
-    the file that it leads to is replaced. Devices, pipes and ``/dev/null`` are
-    written in place; so is what stdout is connected to (``/dev/stdout``). A block
-    device that is in use (mounted, part of a volume group) is refused by the kernel.
+    An absent or regular file is replaced at the end, whole, by another one that has its
+    permissions and, as far as we may, its owner and group. Hard links to the old one keep
+    the old content. Through a symbolic link the file that it leads to is replaced. Devices,
+    pipes and ``/dev/null`` are written in place; so is what stdout is connected to
+    (``/dev/stdout``). A block device that is in use (mounted, part of a volume group) is
+    refused by the kernel.
 
     Whatever fails about the output names it as the user does.
 
@@ -94,7 +96,7 @@ class OutputFile:
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
-            self._open_temporary(mode=None)
+            self._open_temporary(None)
             return
         for other in self._inputs:
             if is_same_file(found, other):
@@ -105,7 +107,7 @@ class OutputFile:
         if standard is not None:
             self._descriptor = os.dup(standard)
         elif stat.S_ISREG(found.st_mode):
-            self._open_temporary(mode=stat.S_IMODE(found.st_mode))
+            self._open_temporary(found)
         else:
             exclusive = os.O_EXCL if stat.S_ISBLK(found.st_mode) else 0
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | exclusive)
@@ -143,7 +145,7 @@ class OutputFile:
             return False
         return os.path.samestat(ours, printed) and not stat.S_ISCHR(ours.st_mode)
 
-    def _open_temporary(self, *, mode: int | None) -> None:
+    def _open_temporary(self, replaced: os.stat_result | None) -> None:
         self._final = os.path.realpath(self.path)
         folder, name = os.path.split(self._final)
         # 200 bytes leave room for the rest in a name of at most 255.
@@ -159,8 +161,17 @@ class OutputFile:
             self._temporary = ""
             error.filename = self._name  # what the user calls it
             raise
-        if mode is not None:
-            os.fchmod(self._descriptor, mode)
+        if replaced is not None:
+            self._take_owner(replaced)
+            os.fchmod(self._descriptor, stat.S_IMODE(replaced.st_mode))
+
+    def _take_owner(self, replaced: os.stat_result) -> None:
+        """Give the new file the owner and the group of the old one, as far as we may."""
+        for owner, group in ((-1, replaced.st_gid), (replaced.st_uid, -1)):
+            # An owner may give a file to a group of his; to another owner, root alone. Where
+            # neither is so, it is ours, as a copy would be.
+            with suppress(OSError):
+                os.fchown(self._descriptor, owner, group)
 
     def _finish(self) -> None:
         try:

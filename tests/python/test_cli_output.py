@@ -341,3 +341,36 @@ def test_an_interrupt_ends_a_write_that_waits_for_its_reader(
             assert run.wait(10) == 130
         finally:
             run.kill()
+
+
+def test_a_file_that_is_replaced_keeps_its_owner(tmp_path: Path) -> None:
+    out, link = tmp_path / "out", tmp_path / "link"
+    out.write_bytes(b"old")
+    os.link(out, link)
+    out.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(out, 12345, 54321)
+    before = out.stat()
+    with OutputFile(str(out)) as descriptor:
+        os.write(descriptor, b"new")
+    after = out.stat()
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+    assert stat.S_IMODE(after.st_mode) == 0o640
+    # It is another file: what other names lead to stays what it was.
+    assert (out.read_bytes(), link.read_bytes()) == (b"new", b"old")
+
+
+def test_whose_owner_cannot_be_kept_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, owner: int, group: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.fchown", refuse)
+    out = tmp_path / "out"
+    out.write_bytes(b"old")
+    out.chmod(0o600)
+    with OutputFile(str(out)) as descriptor:
+        os.write(descriptor, b"new")
+    assert out.read_bytes() == b"new"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
