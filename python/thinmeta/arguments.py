@@ -9,14 +9,17 @@ if TYPE_CHECKING:
     from typing import Literal
 
 __all__ = [
+    "MAX_U32",
     "MAX_U64",
     "cache_argument",
     "mode_argument",
     "number",
+    "optional_number",
     "snapshot_argument",
     "threads_argument",
 ]
 
+MAX_U32 = 2**32 - 1
 MAX_U64 = 2**64 - 1
 
 
@@ -54,6 +57,16 @@ def cache_argument(value: object) -> int:
     if not 0 <= cache_bytes <= MAX_U64:
         raise UsageError(f"no cache can have {cache_bytes} bytes")
     return cache_bytes
+
+
+def optional_number(value: object, name: str, most: int) -> int | None:
+    """Check a number that may be missing: 0 to ``most``."""
+    if value is None:
+        return None
+    found = number(value, name, "a number or None")
+    if not 0 <= found <= most:
+        raise UsageError(f"{name} is {found}; it is 0 to {most}")
+    return found
 
 
 def number(value: object, name: str, wanted: str = "a number") -> int:

@@ -13,10 +13,12 @@ import stat
 from thinmeta import _core
 from thinmeta.errors import NoSpaceError, UsageError
 from thinmeta.files import OutputFile, is_same_file
+from thinmeta.temporary import work_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import IO, Self
 
@@ -65,10 +67,12 @@ class NewMetadata:
         self._progress = progress
         self._target: _core.MetadataTarget | None = None
         self._file: OutputFile | None = None
-        self._work: IO[bytes] | None = None
+        self._work: AbstractContextManager[tuple[IO[bytes], str]] | None = None
         self._used_blocks: int | None = None
         #: What the tool writes to.
         self.descriptor = -1
+        #: What errors about that are to call it: a device's is built in a temporary file.
+        self.name = path
         #: Whether the file becomes as large as it has to.
         self.grows = False
 
@@ -112,11 +116,14 @@ class NewMetadata:
                     "metadata",
                     f"{self.path} has {there} bytes, and {size} are needed; nothing written",
                 )
-            import tempfile
-
-            self._work = tempfile.TemporaryFile(prefix="thinmeta-")  # noqa: SIM115 - see __exit__
-            self.descriptor = self._work.fileno()
-            os.ftruncate(self.descriptor, there)
+            self._work = work_file()
+            file, self.name = self._work.__enter__()
+            self.descriptor = file.fileno()
+            try:
+                os.ftruncate(self.descriptor, there)
+            except OSError as error:
+                error.filename = self.name
+                raise
         else:
             self._open_file(there if size is None else size)
 
@@ -157,7 +164,7 @@ class NewMetadata:
             if self._file is not None:
                 incomplete = UsageError("nothing was built")
                 self._file.__exit__(UsageError, incomplete, None)
-            if self._work is not None:
-                self._work.close()
             if self._target is not None:
                 self._target.close()
+            if self._work is not None:
+                self._work.__exit__(raised, value, traceback)

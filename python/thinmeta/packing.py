@@ -172,7 +172,7 @@ def unpack_fields(
         _refuse_metadata(target, source, overwrite=overwrite)
         with NewMetadata(target, inputs=(source,), image_blocks=blocks) as new:
             fields = _core.unpack_metadata(
-                file.fileno(), source, new.descriptor, target, progress=progress
+                file.fileno(), source, new.descriptor, new.name, progress=progress
             )
             new.built(blocks)
     return fields

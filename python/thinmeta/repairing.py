@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from thinmeta import _core
+from thinmeta.arguments import MAX_U32, MAX_U64, optional_number
 from thinmeta.errors import NoSuchDeviceError
 from thinmeta.new_metadata import NewMetadata
+from thinmeta.temporary import work_file
 from thinmeta.types import NewPool
 from thinmeta.undeleting import DeletedDevice, Undeleted
 
@@ -31,6 +32,13 @@ __all__ = [
     "repair",
     "repaired_pool",
 ]
+
+#: The largest of each number that may be given.
+MOST = {
+    "transaction_id": MAX_U64,
+    "data_block_size_sectors": MAX_U32,
+    "nr_data_blocks": MAX_U64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +308,8 @@ def repair(
         What was kept, rebuilt and lost, and what was made.
 
     Raises:
-        UsageError: Something has to be said that the metadata do not tell any more, or the
-            output is the input.
+        UnsoundPoolError: The superblock is lost, and the size of data blocks has to be said.
+        UsageError: A number is out of range, or the output is the input.
         NoSuchDeviceError: Nothing is left of a device that was to come back.
         DeviceExistsError: A device that was to come back is there.
         UnsoundPoolError: Block 0 is lost, and no device was found.
@@ -323,13 +331,15 @@ def repair(
         progress=progress,
     )
     with NewMetadata(target, inputs=(source,), size_bytes=size_bytes) as new:
-        fields = planned.build(new.descriptor, target, grows=new.grows, progress=progress)
+        fields = planned.build(new.descriptor, new.name, grows=new.grows, progress=progress)
         new.built(fields["metadata_blocks_used"])
     return RepairPlan.from_fields(planned.outlook()), NewPool(**fields)
 
 
 def _planned(path: str, undelete: Sequence[int | Wanted], **options: Any) -> _core.Repair:
     wanted = [(each, None) if isinstance(each, int) else each for each in undelete]
+    for name, most in MOST.items():
+        options[name] = optional_number(options[name], name, most)
     try:
         return _core.Repair(path, undelete=wanted, **options)
     except NoSuchDeviceError as error:
@@ -358,8 +368,9 @@ def repaired_pool(
     from thinmeta.pool import open_pool
 
     source = os.fsdecode(path)
-    planned = _core.Repair(
+    planned = _planned(
         source,
+        (),
         transaction_id=transaction_id,
         data_block_size_sectors=data_block_size_sectors,
         nr_data_blocks=data_blocks,
@@ -371,7 +382,7 @@ def repaired_pool(
         with open_pool(source) as pool:
             yield pool, plan
         return
-    with tempfile.TemporaryFile(prefix="thinmeta-") as work:
-        planned.build(work.fileno(), source, grows=True, progress=progress)
+    with work_file() as (work, name):
+        planned.build(work.fileno(), name, grows=True, progress=progress)
         with open_pool(f"/proc/self/fd/{work.fileno()}") as pool:
             yield pool, plan

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from thinmeta import _core
+from thinmeta.arguments import MAX_U32, MAX_U64, optional_number
+from thinmeta.errors import UsageError
 from thinmeta.new_metadata import NewMetadata
 from thinmeta.types import NewPool
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from thinmeta.pool import Path
 
 __all__ = ["restore"]
+
+#: The only flag of a superblock.
+NEEDS_CHECK = 1
 
 
 def restore(
@@ -46,7 +51,8 @@ def restore(
         data_blocks: The same, the number of the pool's data blocks.
         only_raise: Take the transaction id and the number of data blocks only where they are
             more than what the XML says, as thin_restore 1.x does.
-        flags: The same; with 0 the pool needs no check, whatever the dumped one did.
+        flags: The same; with 0 the pool needs no check, whatever the dumped one did, with 1
+            it does. No others are known.
         size_bytes: How large a file is to be. ``None``: as large as the one that is there,
             or twice what is in use in a new one.
         progress: Called now and then as ``progress(done, total)``, in bytes of the XML.
@@ -58,7 +64,7 @@ def restore(
         XmlError: The XML is damaged or says no pool; it tells where.
         NoSpaceError: The device or the file is too small.
         DeviceInUseError: Somebody uses it.
-        UsageError: It is the XML itself, or can hold no metadata.
+        UsageError: It is the XML itself, or can hold no metadata; or a number is out of range.
         OSError: The one cannot be read or the other not written.
     """
     if isinstance(xml, int):
@@ -106,15 +112,21 @@ def _restore(
     size_bytes: int | None,
     progress: Callable[[int, int], object] | None,
 ) -> NewPool:
+    transaction_id = optional_number(transaction_id, "transaction_id", MAX_U64)
+    sectors = optional_number(data_block_size_sectors, "data_block_size_sectors", MAX_U32)
+    data_blocks = optional_number(data_blocks, "data_blocks", MAX_U64)
+    flags = optional_number(flags, "flags", MAX_U64)
+    if flags is not None and flags & ~NEEDS_CHECK:
+        raise UsageError(f"flags are {flags}; 0 and {NEEDS_CHECK}, needs_check, are known")
     with NewMetadata(path, inputs=inputs, size_bytes=size_bytes) as new:
         fields = _core.restore(
             xml,
             name,
             new.descriptor,
-            path,
+            new.name,
             grows=new.grows,
             transaction_id=transaction_id,
-            data_block_size_sectors=data_block_size_sectors,
+            data_block_size_sectors=sectors,
             nr_data_blocks=data_blocks,
             only_raise=only_raise,
             flags=flags,

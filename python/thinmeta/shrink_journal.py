@@ -42,8 +42,12 @@ class ShrinkJournal:
             descriptor = os.open(self.path, flags)
         except FileNotFoundError:
             return 0
-        with open(descriptor, "rb") as file:
-            text = file.read(_MAX_BYTES)
+        try:
+            # A folder has no bytes, and cannot be told from other things that are no notes.
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            text = os.read(descriptor, _MAX_BYTES) if is_file else b""
+        finally:
+            os.close(descriptor)
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):

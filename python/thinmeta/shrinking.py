@@ -176,7 +176,7 @@ def shrink_marked(
     inputs = (source,) if where is None else (source, where)
     with NewMetadata(target, inputs=inputs, size_bytes=size_bytes) as new:
         # Built first: where that does not fit, nothing is copied.
-        fields = planned.build(new.descriptor, target, grows=new.grows)
+        fields = planned.build(new.descriptor, new.name, grows=new.grows)
         copied = None
         if copy and where is not None:
             copied = _Copying(planned, plan, where, target, progress)

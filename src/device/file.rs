@@ -244,9 +244,13 @@ fn open_file(path: &Path, purpose: Purpose) -> Result<(File, bool)> {
         Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
             Err(Error::InUse {
                 path: path.to_owned(),
-                reason: "the block device is held by a live pool, a mount or another program; \
-                         read a pool in use through its metadata snapshot"
-                    .to_owned(),
+                reason: if purpose.writes() {
+                    "the block device is held by a live pool, a mount or another program"
+                } else {
+                    "the block device is held by a live pool, a mount or another program; read a \
+                     pool in use through its metadata snapshot"
+                }
+                .to_owned(),
             })
         }
         Err(error) => Err(failed(error)),

@@ -222,7 +222,7 @@ def test_the_superblock_can_be_lost(corpus: Corpus, tmp_path: Path) -> None:
     content = spoil(image.meta.read_bytes(), 0)
     meta = tmp_path / "damaged.img"
     meta.write_bytes(content)
-    with pytest.raises(thinmeta.UsageError, match="--data-block-size"):
+    with pytest.raises(thinmeta.UnsoundPoolError, match="--data-block-size"):
         thinmeta.plan_repair(meta)
     plan, model = repaired(content, tmp_path, data_block_size_sectors=128)
     assert mapped(model) == mapped(image.model)

@@ -131,7 +131,7 @@ def merge(
         progress=progress,
     )
     with NewMetadata(target, inputs=(source,), size_bytes=size_bytes) as new:
-        fields = planned.build(new.descriptor, target, grows=new.grows, progress=progress)
+        fields = planned.build(new.descriptor, new.name, grows=new.grows, progress=progress)
         new.built(fields["metadata_blocks_used"])
     return MergePlan(**planned.outlook()), NewPool(**fields)
 

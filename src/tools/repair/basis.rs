@@ -86,10 +86,13 @@ impl Basis {
                 time: 0,
                 transaction_id: options.transaction_id.unwrap_or(0),
                 data_block_size_sectors: options.data_block_size_sectors.ok_or_else(|| {
-                    Error::usage(
-                        "the superblock is lost, and nothing else tells the size of data blocks: \
-                         say it with --data-block-size, in sectors",
-                    )
+                    Error::Unsound {
+                        path: device.path().to_owned(),
+                        code: "superblock-damaged",
+                        reason: "the superblock is lost, and nothing else tells the size of data \
+                                 blocks: say it with --data-block-size, in sectors"
+                            .to_owned(),
+                    }
                 })?,
                 data_blocks: None,
                 least_data_blocks: 0,
