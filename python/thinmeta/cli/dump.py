@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from thinmeta.cli.options import Option, parse
+from thinmeta.cli.options import REPAIR_NUMBERS, Option, parse, repair_numbers
 from thinmeta.cli.output import STDOUT, stdout_descriptor, write_error, write_text
 from thinmeta.cli.pools import find_source
 from thinmeta.cli.progress import progress
@@ -15,6 +15,7 @@ from thinmeta.tools import FORMATS, dump
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from thinmeta.cli.pools import Source
     from thinmeta.pool import Pool
@@ -37,6 +38,12 @@ Options
                          it; otherwise every device is printed in full
       --repair           dump what can be read of damaged metadata, which 'thinmeta
                          repair --plan' tells of; nobody may be using them
+      --transaction-id NUMBER
+      --data-block-size SECTORS
+      --nr-data-blocks NUMBER
+                         with --repair: take this, whatever the metadata say; the size
+                         of data blocks has to be said where the superblock is lost
+                         and there is no copy of it
       --dev-id ID        only this device, of a live pool also by its name; may be
                          repeated
   -m, --metadata-snapshot[=BLOCK]
@@ -55,6 +62,7 @@ OPTIONS = (
     Option("shared"),
     Option("repair"),
     Option("dev-id", takes="a word"),
+    *REPAIR_NUMBERS,
 )
 
 
@@ -76,6 +84,10 @@ def run(arguments: list[str]) -> int:
     source = find_source(parsed.words[0], snapshot)
     if parsed.has("repair") and source.live is not None:
         raise UsageError(f"dump: {source.word} is in use: --repair is for what nobody uses")
+    numbers = repair_numbers(parsed)
+    if not parsed.has("repair") and any(each is not None for each in numbers.values()):
+        options = ", ".join(f"--{option.long}" for option in REPAIR_NUMBERS)
+        raise UsageError(f"dump: {options} are for --repair; see 'thinmeta dump --help'")
     ids = [source.device_number(word, "--dev-id") for word in parsed.values("dev-id")]
     out = parsed.value("output")
 
@@ -83,7 +95,7 @@ def run(arguments: list[str]) -> int:
         with progress("dumping") as report:
             dump(pool, target, format=form, shared=shared, device_ids=ids or None, progress=report)
 
-    with _repaired(source) if parsed.has("repair") else source.reading() as pool:
+    with _repaired(source, numbers) if parsed.has("repair") else source.reading() as pool:
         if out is None or out == "-":
             try:
                 write(pool, stdout_descriptor())
@@ -101,11 +113,11 @@ def run(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _repaired(source: Source) -> Iterator[Pool]:
+def _repaired(source: Source, numbers: dict[str, Any]) -> Iterator[Pool]:
     """The pool as it would be repaired; says if that is not all of it."""
     from thinmeta.repairing import repaired_pool
 
-    with repaired_pool(source.metadata) as (pool, plan):
+    with repaired_pool(source.metadata, **numbers) as (pool, plan):
         if not plan.is_whole:
             write_error("thinmeta: something is lost: 'thinmeta repair --plan' tells what\n")
         yield pool

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from thinmeta.cli.options import Option, device_number, parse, size
-from thinmeta.cli.output import write_text
+from thinmeta.cli.output import write_error, write_json, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.restore import print_new_pool
 from thinmeta.cli.signals import raise_on_termination
+from thinmeta.cli.whole_pool import needs_whole_pool
 from thinmeta.errors import UsageError
 from thinmeta.merging.snapshot import merge, plan_merge
 from thinmeta.report import count, human_bytes
@@ -44,6 +45,9 @@ stay as they are, and no data are copied. META is not written.
                          other one as its external origin: what it does not map reads as
                          that one. A snapshot in the pool is a volume of its own, whose
                          holes read as zeros, and are holes of the origin afterwards.
+
+A snapshot and its origin mostly have blocks in common; where these two have none, a
+warning is printed.
 
 Into an external origin
 Writes what thin device ID has mapped back to DEVICE, the external origin that it was
@@ -135,7 +139,7 @@ def run(arguments: list[str]) -> int:
     keep, overlay = parsed.has("keep-snapshot"), parsed.has("overlay")
     raise_on_termination()
     made = None
-    with progress("merging") as report:
+    with needs_whole_pool("merge", meta), progress("merging") as report:
         if out is None:
             plan = plan_merge(meta, keep_snapshot=keep, overlay=overlay, progress=report, **ids)
         else:
@@ -148,14 +152,17 @@ def run(arguments: list[str]) -> int:
                 progress=report,
                 **ids,
             )
+    if plan.origin_blocks and not plan.common_blocks and not overlay:
+        write_error(
+            f"thinmeta: merge: devices {ids['origin_id']} and {ids['snapshot_id']} have no block "
+            "in common: is one a snapshot of the other? All that the origin has goes away\n"
+        )
     if parsed.has("json"):
         fields = _fields(plan, {"metadata": meta, **ids, "output": out})
         if made is not None and out is not None:
             print_new_pool(made, out, fields)
         else:
-            import json
-
-            write_text(json.dumps(fields, indent=2) + "\n")
+            write_json(fields)
         return 0
     write_text(_text(plan, keep=keep, overlay=overlay, **ids))
     if made is not None and out is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thinmeta.cli.options import Option, device_number, parse, size
+from thinmeta.cli.options import Option, buffer_size, device_number, parse, size
 from thinmeta.cli.output import write_error, write_json, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.signals import raise_on_termination
@@ -136,9 +136,9 @@ def run(arguments: list[str]) -> int:
     base = _base(parsed)
     if parsed.has("data") and (parsed.has("keep") or base == KEPT):
         raise UsageError("migrate: snapshots of live volumes can be kept; of images, name one")
-    given, buffers = parsed.value("size"), parsed.value("buffer-size")
+    given = parsed.value("size")
     size_bytes = None if given is None else size(given, "--size")
-    buffer_bytes = None if buffers is None else size(buffers, "--buffer-size")
+    buffer_bytes = buffer_size(parsed)
     target = _target(parsed)
     raise_on_termination()
     from thinmeta.cli.migrating import open_source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from thinmeta.cli.options import device_number, size
+from thinmeta.cli.options import buffer_size, device_number
 from thinmeta.cli.output import write_json, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.signals import raise_on_termination
@@ -43,8 +43,7 @@ def run_family(parsed: Parsed, scope: Verify) -> int:
     data, dest_data = parsed.value("data"), parsed.value("dest-data")
     if dest_data is None:
         raise UsageError("migrate: --dest-data is missing: the content goes there")
-    buffers = parsed.value("buffer-size")
-    buffer_bytes = None if buffers is None else size(buffers, "--buffer-size")
+    buffer_bytes = buffer_size(parsed)
     raise_on_termination()
     from thinmeta.migrating.apart import check_apart
     from thinmeta.migrating.family import migrate_family, plan_family

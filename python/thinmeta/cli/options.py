@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHANGING",
+    "REPAIR_NUMBERS",
     "Option",
     "Parsed",
     "block_number",
+    "buffer_size",
     "device_number",
     "did_you_mean",
     "parse",
+    "repair_numbers",
     "size",
     "whole_number",
 ]
@@ -185,8 +188,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _digits(word: str, what: str) -> int:
-    if not (word.isascii() and word.isdigit()) or len(word) > 20:
+    if not (word.isascii() and word.isdigit()):
         raise UsageError(f"{what} must be a number, not {word!r}")
+    if len(word) > 20:
+        raise UsageError(f"{what} must be below 2^64, not {word[:20]}…")
     return int(word)
 
 
@@ -214,6 +219,24 @@ def device_number(word: str, what: str) -> int:
     return device_id
 
 
+#: What a repair may be told of a pool.
+REPAIR_NUMBERS = (
+    Option("transaction-id", takes="a word"),
+    Option("data-block-size", takes="a word"),
+    Option("nr-data-blocks", takes="a word"),
+)
+
+
+def repair_numbers(parsed: Parsed) -> dict[str, int | None]:
+    """The values of :data:`REPAIR_NUMBERS`, as the API calls them."""
+    names = ("transaction_id", "data_block_size_sectors", "data_blocks")
+    given = [(option.long, parsed.value(option.long)) for option in REPAIR_NUMBERS]
+    return {
+        name: None if word is None else whole_number(word, f"--{long}")
+        for name, (long, word) in zip(names, given, strict=True)
+    }
+
+
 def size(word: str, what: str) -> int:
     """A size in bytes from the command line: ``65536``, ``64K``, ``10GiB``, ``8s`` (sectors)."""
     number = word.rstrip("BIKMGTPSbikmgtps")
@@ -225,6 +248,15 @@ def size(word: str, what: str) -> int:
     if shift == 0 or suffix[1:] not in ("", "ib"):
         raise UsageError(f"{what}: unknown unit in {word!r}; use for example 65536, 64K or 10GiB")
     return _limited(_digits(number, what) << shift, what)
+
+
+def buffer_size(parsed: Parsed) -> int | None:
+    """The value of ``--buffer-size``, in bytes, of which there has to be one at least."""
+    word = parsed.value("buffer-size")
+    found = None if word is None else size(word, "--buffer-size")
+    if found == 0:
+        raise UsageError(f"{parsed.command}: --buffer-size: the buffers cannot be empty")
+    return found
 
 
 def _limited(count: int, what: str) -> int:

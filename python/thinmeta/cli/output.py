@@ -7,7 +7,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 __all__ = [
@@ -55,11 +55,11 @@ def flush_stdout() -> None:
         raise
 
 
-def write_json(value: Any) -> None:
-    """Print one JSON document to stdout."""
+def write_json(value: Any, write: Callable[[str], None] = write_text) -> None:
+    """Print one JSON document, to stdout if not said otherwise."""
     import json
 
-    write_text(json.dumps(value, indent=2) + "\n")
+    write(json.dumps(value, indent=2) + "\n")
 
 
 def write_table(heads: list[str], rows: Iterable[list[str]]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from thinmeta.cli.options import Option, parse, size, whole_number
-from thinmeta.cli.output import write_text
+from thinmeta.cli.options import REPAIR_NUMBERS, Option, parse, repair_numbers, size
+from thinmeta.cli.output import write_json, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.restore import print_new_pool
 from thinmeta.cli.signals import raise_on_termination
@@ -82,9 +82,7 @@ OPTIONS = (
     Option("list-deleted"),
     Option("undelete", takes="a word"),
     Option("overwritten", takes="a word"),
-    Option("transaction-id", takes="a word"),
-    Option("data-block-size", takes="a word"),
-    Option("nr-data-blocks", takes="a word"),
+    *REPAIR_NUMBERS,
 )
 
 
@@ -109,15 +107,7 @@ def run(arguments: list[str]) -> int:
         raise UsageError("repair: --overwritten says something of --undelete, which is missing")
     if lists and undelete:
         raise UsageError("repair: --list-deleted and --undelete exclude each other")
-    numbers: dict[str, Any] = {
-        name: None if word is None else whole_number(word, f"--{option}")
-        for name, option in (
-            ("transaction_id", "transaction-id"),
-            ("data_block_size_sectors", "data-block-size"),
-            ("data_blocks", "nr-data-blocks"),
-        )
-        for word in (parsed.value(option),)
-    }
+    numbers: dict[str, Any] = repair_numbers(parsed)
     room = parsed.value("size")
     raise_on_termination()
     made: NewPool | None = None
@@ -257,7 +247,6 @@ def _print_json(
     findings: dict[str, int] | None,
 ) -> None:
     import dataclasses
-    import json
 
     block = plan.data_block_size_sectors * 512
     fields: dict[str, Any] = {"metadata": meta, "output": out, "is_whole": plan.is_whole}
@@ -270,4 +259,4 @@ def _print_json(
         add_bytes(device["undeleted"], block)
     fields["findings"] = findings
     fields["made"] = None if made is None else dataclasses.asdict(made)
-    write_text(json.dumps(fields, indent=2) + "\n")
+    write_json(fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thinmeta.cli.options import Option, parse, size, whole_number
-from thinmeta.cli.output import write_text
+from thinmeta.cli.output import write_json, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.signals import raise_on_termination
 from thinmeta.errors import UsageError
@@ -99,12 +99,11 @@ def print_new_pool(made: NewPool, out: str, head: dict[str, Any] | None) -> None
     """Say what was made, as JSON that begins with ``head``, if there is one."""
     if head is not None:
         import dataclasses
-        import json
 
         fields = {**head, **dataclasses.asdict(made)}
         for name in ("metadata_blocks", "metadata_blocks_used"):
             fields[name.replace("blocks", "bytes")] = fields[name] * METADATA_BLOCK_BYTES
-        write_text(json.dumps(fields, indent=2) + "\n")
+        write_json(fields)
         return
     used, there = (
         human_bytes(blocks * METADATA_BLOCK_BYTES)

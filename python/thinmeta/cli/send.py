@@ -319,8 +319,6 @@ def _print_report(parsed: Parsed, report: SendReport, volume: str) -> None:
     # Where the stream goes to stdout, nothing else may.
     write = write_error if parsed.value("output") is None else write_text
     if parsed.has("json"):
-        import json
-
         value = {
             **_facts(parsed, identity.size_is_known),
             "identity": identity.to_json(),
@@ -331,7 +329,7 @@ def _print_report(parsed: Parsed, report: SendReport, volume: str) -> None:
             "records": report.records,
             "resumed_at_bytes": report.resumed_at_bytes,
         }
-        write(json.dumps(value, indent=2) + "\n")
+        write_json(value, write)
         return
     if not identity.size_is_known:
         write_error(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from thinmeta.cli.options import Option, parse, size, whole_number
-from thinmeta.cli.output import write_text
+from thinmeta.cli.output import write_json, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.restore import print_new_pool
 from thinmeta.cli.signals import raise_on_termination
+from thinmeta.cli.whole_pool import needs_whole_pool
 from thinmeta.errors import UsageError
 from thinmeta.report import count, human_bytes
 from thinmeta.shrinking import plan_shrink, shrink
@@ -82,14 +83,14 @@ def run(arguments: list[str]) -> int:
     raise_on_termination()
     blocks = None if wanted is None else _blocks(wanted, meta)
     if out is None or blocks is None:
-        with progress("looking") as report:
+        with needs_whole_pool("shrink", meta), progress("looking") as report:
             plan = plan_shrink(meta, data_blocks=blocks, progress=report)
         if parsed.has("json"):
-            _print_json(_plan_fields(plan, {"metadata": meta}))
+            write_json(_plan_fields(plan, {"metadata": meta}))
         else:
             write_text(_plan_text(plan, of_a_number=blocks is not None))
         return 0
-    with progress("copying", in_bytes=True) as report:
+    with needs_whole_pool("shrink", meta), progress("copying", in_bytes=True) as report:
         done = shrink(
             meta,
             data,
@@ -131,12 +132,6 @@ def _plan_fields(plan: ShrinkPlan, head: dict[str, Any]) -> dict[str, Any]:
         "smallest_data_blocks": plan.smallest_data_blocks,
         "smallest_data_bytes": plan.smallest_data_blocks * plan.block_bytes,
     }
-
-
-def _print_json(fields: dict[str, Any]) -> None:
-    import json
-
-    write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def _moved(plan: ShrinkPlan) -> str:
