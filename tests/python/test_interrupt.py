@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -98,6 +99,54 @@ def test_ctrl_c_leaves_no_output_file_behind(
     wait_for_a_file(process, tmp_path)
 
     assert interrupted(process) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def large_and_damaged(long_pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Metadata as large as can be, without a superblock: all of it has to be looked at."""
+    path = tmp_path_factory.mktemp("large") / "meta.img"
+    path.write_bytes(bytes([0xFF]) * BLOCK + long_pool.read_bytes()[BLOCK:])
+    os.truncate(path, 255 * 16320 * BLOCK)
+    return path
+
+
+#: How long each has run when it is interrupted, much less than all that it takes.
+MOMENT_SECONDS = 0.7
+
+
+def interrupted_later(words: list[str], stdin: IO[bytes] | None = None) -> None:
+    with subprocess.Popen(
+        words, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=MOMENT_SECONDS)
+        assert interrupted(process) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b"thinmeta: interrupted\n"
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_ctrl_c_ends_rmap(long_pool: Path, command: ThinmetaCommand, form: tuple[str, ...]) -> None:
+    interrupted_later(command.argv("rmap", *form, long_pool))
+
+
+def test_ctrl_c_ends_a_repair_and_leaves_nothing(
+    large_and_damaged: Path, command: ThinmetaCommand, tmp_path: Path
+) -> None:
+    words = ("repair", "--data-block-size", 128, large_and_damaged)
+    interrupted_later(command.argv(*words, "--plan"))
+    interrupted_later(command.argv(*words, "-o", tmp_path / "new"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_a_restore_and_leaves_nothing(
+    long_pool: Path, command: ThinmetaCommand, tmp_path: Path
+) -> None:
+    with subprocess.Popen(command.argv("dump", long_pool), stdout=subprocess.PIPE) as feeder:
+        assert feeder.stdout is not None
+        interrupted_later(command.argv("restore", "-", "-o", tmp_path / "new"), feeder.stdout)
+        feeder.kill()
     assert list(tmp_path.iterdir()) == []
 
 
