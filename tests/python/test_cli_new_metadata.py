@@ -142,9 +142,9 @@ def test_what_stands_in_the_way_is_said_in_the_words_of_the_command(
     fails(command("shrink", "--plan", meta), status, says)
     words = ("--no-copy", "--data-blocks", 100, "-o", out)
     fails(command("shrink", meta, *words), status, says)
-    words = ("--origin", 0, "--snapshot", 1)
-    fails(command("merge", meta, *words, "--plan"), status, f"merge: {meta}: ")
-    fails(command("merge", meta, *words, "-o", out), status, says)
+    two = ("--origin", 0, "--snapshot", 1)
+    fails(command("merge", meta, *two, "--plan"), status, f"merge: {meta}: ")
+    fails(command("merge", meta, *two, "-o", out), status, says)
     assert not out.exists()
 
 
@@ -183,9 +183,9 @@ def test_a_merge_of_strangers_is_warned_of(command: ThinmetaCommand, tmp_path: P
         quiet = command("merge", meta, "--origin", 1, "--snapshot", 3, *rest)
         assert (quiet.returncode, quiet.stderr) == (0, "")
     # One laid over the other as its external origin never has.
-    words = ("--origin", 1, "--snapshot", 2, "--overlay", "--plan", "--json")
-    assert command("merge", meta, *words).stderr == ""
-    assert as_json(command("merge", meta, *words))["common_blocks"] == 0
+    laid = ("--origin", 1, "--snapshot", 2, "--overlay", "--plan", "--json")
+    assert command("merge", meta, *laid).stderr == ""
+    assert as_json(command("merge", meta, *laid))["common_blocks"] == 0
 
 
 def test_a_folder_in_the_place_of_the_notes_is_called_by_its_name(

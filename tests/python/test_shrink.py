@@ -409,7 +409,7 @@ def test_the_command_plans_and_shrinks(command: ThinmetaCommand, tmp_path: Path)
     words = ("--data", here.data, "--data-blocks", size, "-o", here.out)
     made = as_json(command("shrink", here.meta, *words, "--json"))
     assert (made["new_data_blocks"], made["moved_bytes"]) == (end, 10 * BLOCK_BYTES)
-    assert (made["resumed_blocks"], made["devices"]) == (0, 2)
+    assert (made["resumed_blocks"], made["made"]["devices"]) == (0, 2)
     here.assert_shrunk(end, 10, {})
 
 

@@ -99,10 +99,11 @@ def _save(parsed: Parsed) -> Bookmark:
 def _json(bookmark: Bookmark) -> dict[str, Any]:
     names = (
         *("path", "device_id", "creation_time", "pool_time", "transaction_id"),
-        *("data_block_size_sectors", "size_bytes", "mapped_blocks", "end_blocks", "pool_uuid"),
+        *("size_bytes", "mapped_blocks", "end_blocks", "pool_uuid"),
     )
     return {
         **{name: getattr(bookmark, name) for name in names},
+        "data_block_size_bytes": bookmark.data_block_size_sectors * 512,
         "digest": bookmark.digest.hex(),
     }
 

@@ -162,7 +162,7 @@ def run(arguments: list[str]) -> int:
         if made is not None and out is not None:
             print_new_pool(made, out, fields)
         else:
-            write_json(fields)
+            write_json({**fields, "made": None})
         return 0
     write_text(_text(plan, keep=keep, overlay=overlay, **ids))
     if made is not None and out is not None:
@@ -179,7 +179,9 @@ def _refuse(parsed: Parsed, names: tuple[str, ...], why: str) -> None:
 def _fields(plan: MergePlan, head: dict[str, Any]) -> dict[str, Any]:
     import dataclasses
 
-    return {**head, **dataclasses.asdict(plan), "freed_bytes": plan.freed_bytes}
+    fields = dataclasses.asdict(plan)
+    size = fields.pop("block_bytes")
+    return {**head, "data_block_size_bytes": size, **fields, "freed_bytes": plan.freed_bytes}
 
 
 def _text(plan: MergePlan, *, keep: bool, overlay: bool, origin_id: int, snapshot_id: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from thinmeta.cli.options import REPAIR_NUMBERS, Option, parse, repair_numbers, size
 from thinmeta.cli.output import write_json, write_text
 from thinmeta.cli.progress import progress
-from thinmeta.cli.restore import print_new_pool
+from thinmeta.cli.restore import made_fields, print_new_pool
 from thinmeta.cli.signals import raise_on_termination
 from thinmeta.cli.undelete import (
     add_bytes,
@@ -251,6 +251,8 @@ def _print_json(
     block = plan.data_block_size_sectors * 512
     fields: dict[str, Any] = {"metadata": meta, "output": out, "is_whole": plan.is_whole}
     fields |= dataclasses.asdict(plan)
+    del fields["data_block_size_sectors"]
+    fields["data_block_size_bytes"] = block
     for device, each in zip(fields["devices"], plan.devices, strict=True):
         device["lost_blocks"] = each.lost_blocks
         for name in ("kept", "found", "older", "impossible", "doubled", "lost"):
@@ -258,5 +260,5 @@ def _print_json(
             device[f"{name}_bytes"] = None if blocks is None else blocks * block
         add_bytes(device["undeleted"], block)
     fields["findings"] = findings
-    fields["made"] = None if made is None else dataclasses.asdict(made)
+    fields["made"] = None if made is None else made_fields(made)
     write_json(fields)

@@ -98,12 +98,7 @@ def run(arguments: list[str]) -> int:
 def print_new_pool(made: NewPool, out: str, head: dict[str, Any] | None) -> None:
     """Say what was made, as JSON that begins with ``head``, if there is one."""
     if head is not None:
-        import dataclasses
-
-        fields = {**head, **dataclasses.asdict(made)}
-        for name in ("metadata_blocks", "metadata_blocks_used"):
-            fields[name.replace("blocks", "bytes")] = fields[name] * METADATA_BLOCK_BYTES
-        write_json(fields)
+        write_json({**head, "made": made_fields(made)})
         return
     used, there = (
         human_bytes(blocks * METADATA_BLOCK_BYTES)
@@ -113,3 +108,13 @@ def print_new_pool(made: NewPool, out: str, head: dict[str, Any] | None) -> None
         f"{out}: {count(made.devices, 'device')}, {count(made.mapped_blocks, 'mapped block')}; "
         f"{used} of {there} of metadata in use\n"
     )
+
+
+def made_fields(made: NewPool) -> dict[str, Any]:
+    """What was made, for JSON."""
+    import dataclasses
+
+    fields = dataclasses.asdict(made)
+    for name in ("metadata_blocks", "metadata_blocks_used"):
+        fields[name.replace("blocks", "bytes")] = fields[name] * METADATA_BLOCK_BYTES
+    return fields

@@ -86,7 +86,7 @@ def run(arguments: list[str]) -> int:
         with needs_whole_pool("shrink", meta), progress("looking") as report:
             plan = plan_shrink(meta, data_blocks=blocks, progress=report)
         if parsed.has("json"):
-            write_json(_plan_fields(plan, {"metadata": meta}))
+            write_json({**_plan_fields(plan, {"metadata": meta}), "made": None})
         else:
             write_text(_plan_text(plan, of_a_number=blocks is not None))
         return 0
@@ -125,9 +125,11 @@ def _blocks(word: str, meta: str) -> int:
 def _plan_fields(plan: ShrinkPlan, head: dict[str, Any]) -> dict[str, Any]:
     import dataclasses
 
+    fields = dataclasses.asdict(plan)
     return {
         **head,
-        **dataclasses.asdict(plan),
+        "data_block_size_bytes": fields.pop("block_bytes"),
+        **fields,
         "moved_bytes": plan.moved_bytes,
         "smallest_data_blocks": plan.smallest_data_blocks,
         "smallest_data_bytes": plan.smallest_data_blocks * plan.block_bytes,
