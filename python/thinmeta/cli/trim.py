@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thinmeta.cli.options import Option, parse
-from thinmeta.cli.output import write_text
+from thinmeta.cli.output import write_json, write_text
 from thinmeta.cli.progress import progress
 from thinmeta.cli.signals import raise_on_termination
 from thinmeta.errors import UsageError
@@ -73,9 +73,10 @@ def run(arguments: list[str]) -> int:
 
 def _print_json(done: Trimmed, meta: str, data: str | None) -> None:
     import dataclasses
-    import json
 
-    fields = {"metadata": meta, "data": data, **dataclasses.asdict(done)}
+    told = dataclasses.asdict(done)
+    size = told.pop("block_bytes")
+    fields = {"metadata": meta, "data": data, "data_block_size_bytes": size, **told}
     for name in ("used", "leaked", "discarded"):
         fields[f"{name}_bytes"] = fields[f"{name}_blocks"] * done.block_bytes
-    write_text(json.dumps(fields, indent=2) + "\n")
+    write_json(fields)
