@@ -28,7 +28,7 @@ pub use mappings::{MAX_TIME, Mapping, MappingValue, Run, RunCursor};
 pub use pool::{OpenOptions, Pool, Snapshot, ThinDevice, read_superblock};
 pub(crate) use superblock::{MAGIC, NewSuperblock, RootArea, check_data_block_size};
 pub use superblock::{
-    MAGIC, NEEDS_CHECK, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, SuperblockValidator,
+    NEEDS_CHECK, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock, SuperblockValidator,
 };
 pub use volume::{Extent, Extents, Volume, VolumeOptions};
 pub use writer::{
