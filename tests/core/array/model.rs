@@ -231,12 +231,18 @@ impl History {
                     array.get(first, &mut one, Wait::Yes).unwrap();
                     assert_eq!(one, out[..each]);
                     // It is cached by now; but somebody may be reading ahead, who may have
-                    // to wait for a processor himself.
+                    // to wait for a processor himself, or have made room for what he reads.
                     let cached = std::iter::repeat_with(|| {
                         std::thread::sleep(std::time::Duration::from_micros(50));
-                        array.get(first, &mut one, Wait::No)
+                        match array.get(first, &mut one, Wait::No) {
+                            Err(Error::WouldBlock) => {
+                                array.get(first, &mut one, Wait::Yes).unwrap();
+                                Err(Error::WouldBlock)
+                            }
+                            answer => answer,
+                        }
                     });
-                    let mut cached = cached.take(100_000);
+                    let mut cached = cached.take(10_000);
                     let busy = |answer: &Result<()>| matches!(answer, Err(Error::WouldBlock));
                     cached.find(|answer| !busy(answer)).unwrap().unwrap();
                     drop(cached);
