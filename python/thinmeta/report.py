@@ -134,7 +134,7 @@ def check_json(
     ]
     head = {"metadata": path, "metadata_snapshot": snapshot, "scope": scope}
     told = {**head, **fields, "findings": findings}
-    del told["overcounted"]  # what 1.x asks for; here the findings tell
+    told.pop("overcounted", None)  # what 1.x asks for; here the findings tell
     # Sizes are in bytes, as in every command's JSON.
     sectors = told.pop("data_block_size_sectors", None)
     return {**told, "data_block_size_bytes": None if sectors is None else sectors * 512}
