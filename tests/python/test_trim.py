@@ -456,19 +456,6 @@ def test_whoever_is_stopped_or_killed_has_done_less_and_no_harm(in_memory: Path)
         assert_marked(data, used, BLOCK_BYTES)
     assert os.stat(data).st_blocks < all_of_it
 
-    class Enough(Exception):
-        pass
-
-    def stop(_done: int, _total: int) -> None:
-        raise Enough
-
-    def again_and_again() -> None:
-        # It is asked a few times a second, and this takes longer.
-        for _ in range(1000):
-            thinmeta.trim(meta, data, progress=stop)
-
-    with pytest.raises(Enough):
-        again_and_again()
     done = thinmeta.trim(meta, data)
     assert done.ranges_total == 12_000 and len(done.ranges) == 64
     assert content(data) == used
