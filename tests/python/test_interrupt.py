@@ -126,6 +126,17 @@ def interrupted_later(words: list[str], stdin: IO[bytes] | None = None) -> None:
         assert process.stderr.read() == b"thinmeta: interrupted\n"
 
 
+def interrupted_at_work(words: list[str]) -> None:
+    """Interrupted as soon as threads of the native module are at work."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 60
+        while len(os.listdir(f"/proc/{process.pid}/task")) == 1:
+            assert process.poll() is None and time.monotonic() < until
+        assert interrupted(process) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b"thinmeta: interrupted\n"
+
+
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_ctrl_c_ends_rmap(long_pool: Path, command: ThinmetaCommand, form: tuple[str, ...]) -> None:
     interrupted_later(command.argv("rmap", *form, long_pool))
@@ -135,6 +146,7 @@ def test_ctrl_c_ends_a_repair_and_leaves_nothing(
     large_and_damaged: Path, command: ThinmetaCommand, tmp_path: Path
 ) -> None:
     words = ("repair", "--data-block-size", 128, large_and_damaged)
+    interrupted_at_work(command.argv(*words, "--plan"))
     interrupted_later(command.argv(*words, "-o", tmp_path / "new"))
     assert list(tmp_path.iterdir()) == []
 

@@ -419,22 +419,22 @@ def test_damaged_metadata_give_up_nothing_that_is_mapped(
 # ---- stopped and killed ----
 
 
-def in_crumbs(folder: Path) -> tuple[PoolModel, Path, Path]:
-    """A pool that has every other block in use."""
-    pool = PoolModel(nr_data_blocks=24_000)
+def in_crumbs(folder: Path, ranges: int = 12_000) -> tuple[PoolModel, Path, Path]:
+    """A pool that has every other block in use; the data are not there yet."""
+    pool = PoolModel(nr_data_blocks=2 * ranges)
     device = DeviceModel(1)
-    for virtual in range(12_000):
+    for virtual in range(ranges):
         device.mappings[virtual] = (2 * virtual, 0)
     device.mapped_blocks = len(device.mappings)
     pool.devices[1] = device
     meta, data = folder / "meta", folder / "data"
     small_pools.make(pool, meta)
-    mark(data, pool.nr_data_blocks, BLOCK_BYTES)
     return pool, meta, data
 
 
 def test_whoever_is_stopped_or_killed_has_done_less_and_no_harm(in_memory: Path) -> None:
     pool, meta, data = in_crumbs(in_memory)
+    mark(data, pool.nr_data_blocks, BLOCK_BYTES)
     work = (
         "import sys, thinmeta\n"
         "print('begins', flush=True)\n"
@@ -460,6 +460,22 @@ def test_whoever_is_stopped_or_killed_has_done_less_and_no_harm(in_memory: Path)
     assert done.ranges_total == 12_000 and len(done.ranges) == 64
     assert content(data) == used
     assert_marked(data, used, BLOCK_BYTES)
+
+
+def test_progress_can_stop_it(in_memory: Path) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(_done: int, _total: int) -> None:
+        raise Enough
+
+    # It is asked twenty times a second, and so many ranges take longer than that.
+    pool, meta, data = in_crumbs(in_memory, 200_000)
+    with data.open("wb") as file:
+        file.truncate(pool.nr_data_blocks * BLOCK_BYTES)
+    with pytest.raises(Enough):
+        thinmeta.trim(meta, data, progress=stop)
+    assert thinmeta.trim(meta, data).ranges_total == 200_000
 
 
 # ---- the command ----
