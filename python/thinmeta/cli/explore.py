@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
 def _check_screen() -> None:
     """Find out that there is no screen, or nothing to draw on it with, before any work."""
     try:
-        import textual  # noqa: F401
+        import textual  # noqa: F401 - only whether it is there
     except ImportError as error:
         raise UsageError(
             "explore needs textual: pip install 'thinmeta[explore]' (with --json it does not)"
