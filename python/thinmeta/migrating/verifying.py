@@ -70,7 +70,7 @@ def verify(
         comparison = _Comparison(source, copy, content.name, how)
         total = comparison.compare(pieces_below(changes, begin))
         chain = Chain()
-        total += comparison.hash(pieces_of(changes, begin), chain)
+        total = total.plus(*comparison.hash(pieces_of(changes, begin), chain))
         if begin < size and chain.digest() != digest:
             comparison.locate(pieces_of(changes, begin))
         return Verified(total.verified, total.zeros, copy.past_cache)
@@ -95,8 +95,8 @@ class _Total(NamedTuple):
     verified: int = 0
     zeros: int = 0
 
-    def __add__(self, other: tuple[int, ...]) -> _Total:  # type: ignore[override]
-        return _Total(self.verified + other[0], self.zeros + other[1])
+    def plus(self, verified: int, zeros: int) -> _Total:
+        return _Total(self.verified + verified, self.zeros + zeros)
 
 
 class _Comparison:
@@ -140,9 +140,9 @@ class _Comparison:
         for batch in ahead(work, _batches(looks), how.threads, how.waiting):
             for piece, mine, theirs in batch:
                 if not piece.is_data:
-                    total += (0, piece.length_bytes)
+                    total = total.plus(0, piece.length_bytes)
                     continue
-                total += (piece.length_bytes, 0)
+                total = total.plus(piece.length_bytes, 0)
                 if chain is not None:
                     chain.add(piece, mine)
                 elif mine != theirs:
