@@ -139,7 +139,8 @@ class PoolTransaction(Ending):
 
         A block that another mapping has is for that to be removed before the commit, as
         when a block moves: whoever writes to either, the kernel for one, takes a mapping
-        of this transaction for the only one, and writes in its place.
+        of this transaction for the only one, and writes in its place. Of a block that a
+        device has twice, :func:`thinmeta.check` says so (``mapping-doubled``).
 
         Raises:
             NoSuchDeviceError: There is no such device.

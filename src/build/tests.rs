@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
+
 use super::{BuildOptions, Built, Output, PoolBuilder, publish, publish_image};
 use crate::device::{Device, MemoryDevice, Operation, RecordingDevice, WriteLog};
 use crate::error::Error;
@@ -88,7 +90,15 @@ fn judge(target: &Arc<MemoryDevice>, expected: &BTreeMap<u64, Mappings>, built: 
     );
     let pool = Arc::new(pool.unwrap());
     let report = check_pool(&pool, &CheckOptions::default(), &Task::default()).unwrap();
-    assert!(report.is_clean(), "{:?}", report.findings);
+    // What these pools hold is made up: only that may be wrong that a device has a block twice.
+    let told: Vec<_> = report.findings.iter().map(|each| each.code).collect();
+    let wrong = expected.values().filter(|device| has_a_block_twice(device));
+    assert_eq!(
+        told,
+        vec!["mapping-doubled"; wrong.count()],
+        "{:?}",
+        report.findings
+    );
     assert!(read_back(&pool) == *expected);
     let all: Vec<u64> = expected
         .values()
@@ -103,6 +113,11 @@ fn judge(target: &Arc<MemoryDevice>, expected: &BTreeMap<u64, Mappings>, built: 
     let space = pool.superblock().metadata_space_map_root.root;
     assert_eq!(space.nr_allocated.get(), built.metadata_blocks_used);
     assert_eq!(pool.free_blocks().0, DATA_BLOCKS - built.data_blocks_used);
+}
+
+fn has_a_block_twice(device: &Mappings) -> bool {
+    let mut met = FxHashSet::default();
+    device.values().any(|value| !met.insert(value >> 24))
 }
 
 /// Mappings in runs of random lengths with random gaps.

@@ -178,6 +178,16 @@ impl Counts {
         })
     }
 
+    /// Whether any of the 65536 blocks around `block` that are kept together may have a
+    /// count: where not, asking for each is in vain.
+    #[must_use]
+    pub fn has_any_near(&self, block: u64) -> bool {
+        self.regions.get(place(block).0).is_some_and(|region| {
+            let region = region.lock().unwrap_or_else(PoisonError::into_inner);
+            !matches!(*region, Region::Empty)
+        })
+    }
+
     /// Counts from `begin` on, those above 255 as 255.
     pub fn copy_saturated(&self, begin: u64, out: &mut [u8]) {
         let (mut done, mut at) = (0, begin);
@@ -384,6 +394,9 @@ mod tests {
         let found = [5, 6, 65_536, 131_075, 131_076].map(|block| counts.get(block));
         assert_eq!(found, [140_000, 140_000, 70_300, 70_004, 255]);
         assert_eq!(counts.get(131_077), u32::MAX);
+        let near = [0, 65_535, 65_536, 131_072, 199_999, 1 << 40];
+        let near = near.map(|block| counts.has_any_near(block));
+        assert_eq!(near, [true, true, true, true, false, false]);
         let mut bytes = [9; 4];
         counts.copy_saturated(131_073, &mut bytes);
         assert_eq!(bytes, [0, 0, 255, 255]);

@@ -205,6 +205,16 @@ impl Forest {
         self.summaries.get(self.id(block)?)
     }
 
+    /// Sound leaves that have mappings, ascending, once the forest is resolved.
+    pub fn leaves(&self) -> impl Iterator<Item = u32> {
+        let met = (0..).zip(&self.ids).filter(|(_, id)| **id > 0);
+        met.map(|(block, _)| block).filter(|block| {
+            let is_leaf = |summary: &Summary| summary.state == State::Sound && summary.height == 0;
+            let summary = self.summary(*block);
+            summary.is_some_and(|summary| is_leaf(summary) && summary.entries > 0)
+        })
+    }
+
     pub(super) fn id(&self, block: u32) -> Option<usize> {
         (*self.ids.get(block as usize)? as usize).checked_sub(1)
     }

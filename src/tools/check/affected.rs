@@ -15,8 +15,8 @@ use crate::task::Task;
 use crate::units::BlockNr;
 use crate::walk::{Forest, Reader};
 
-/// Ranges listed for one damaged block.
-const MAX_LISTED: usize = 64;
+/// Ranges listed for one finding.
+pub(super) const MAX_LISTED: usize = 64;
 
 /// Steps down that are taken in all, so that a tree full of damage shared by
 /// many devices does not take for ever.
@@ -33,8 +33,18 @@ pub struct Place {
     pub total: u64,
 }
 
-/// Keys and children of the internal nodes that lead to damage.
+/// Keys and children of the internal nodes that lead to wanted blocks.
 type Nodes = FxHashMap<u32, Rc<[(u64, u32)]>>;
+
+/// A wanted block below a device's root.
+pub(super) struct Met<'p> {
+    pub block: u32,
+    /// Blocks from the root down to it.
+    path: &'p [BlockNr],
+    /// The keys that can be there, half-open.
+    begin: u64,
+    end: Option<u64>,
+}
 
 /// Finds the places of `damaged` blocks below the devices' roots.
 pub fn places(
@@ -44,27 +54,34 @@ pub fn places(
     devices: &[(u64, u32)],
     damaged: &FxHashSet<u32>,
 ) -> Result<FxHashMap<u32, Place>> {
-    let nodes = leading_nodes(reader, task, forest, damaged)?;
-    let mut search = Search {
-        nodes,
-        damaged,
-        places: FxHashMap::default(),
-        steps: 0,
-    };
+    let mut descent = Descent::new(reader, task, forest, damaged)?;
+    let mut places: FxHashMap<u32, Place> = FxHashMap::default();
     for (device_id, root) in devices {
-        let mut path = Vec::new();
-        search.descend(*device_id, *root, 0, None, &mut path);
+        descent.below(*root, &mut |met| {
+            let place = places.entry(met.block).or_default();
+            if place.total == 0 {
+                place.path = met.path.to_vec();
+            }
+            place.total += 1;
+            if place.affected.len() < MAX_LISTED {
+                place.affected.push(Affected {
+                    device_id: *device_id,
+                    begin_block: met.begin,
+                    end_block: met.end,
+                });
+            }
+        });
         task.step(0, 0)?;
     }
-    Ok(search.places)
+    Ok(places)
 }
 
-/// Internal nodes with damage below, from the last level up.
+/// Internal nodes with a wanted block below, from the last level up.
 fn leading_nodes(
     reader: &Reader<'_>,
     task: &Task<'_>,
     forest: &Forest,
-    damaged: &FxHashSet<u32>,
+    wanted: &FxHashSet<u32>,
 ) -> Result<Nodes> {
     let mut all = Nodes::default();
     for level in &forest.internals {
@@ -100,7 +117,7 @@ fn leading_nodes(
     for _ in 0..MAX_DEPTH {
         let before = leading.len();
         for (block, children) in &all {
-            let leads = |child: &u32| damaged.contains(child) || leading.contains(child);
+            let leads = |child: &u32| wanted.contains(child) || leading.contains(child);
             if !leading.contains(block) && children.iter().any(|(_, child)| leads(child)) {
                 leading.insert(*block);
             }
@@ -113,43 +130,60 @@ fn leading_nodes(
     Ok(all)
 }
 
-struct Search<'d> {
+/// Ways down from roots to blocks that are looked for.
+pub(super) struct Descent<'d> {
     nodes: Nodes,
-    damaged: &'d FxHashSet<u32>,
-    places: FxHashMap<u32, Place>,
+    wanted: &'d FxHashSet<u32>,
     steps: u64,
 }
 
-impl Search<'_> {
+impl<'d> Descent<'d> {
+    pub fn new(
+        reader: &Reader<'_>,
+        task: &Task<'_>,
+        forest: &Forest,
+        wanted: &'d FxHashSet<u32>,
+    ) -> Result<Self> {
+        Ok(Self {
+            nodes: leading_nodes(reader, task, forest, wanted)?,
+            wanted,
+            steps: 0,
+        })
+    }
+
+    /// Shows each wanted block below `root`.
+    pub fn below(&mut self, root: u32, visit: &mut impl FnMut(&Met<'_>)) {
+        self.descend(root, 0, None, &mut Vec::new(), visit);
+    }
+
+    /// Whether the steps were too many, so that not everything was shown.
+    pub fn is_cut(&self) -> bool {
+        self.steps > MAX_STEPS
+    }
+
     fn descend(
         &mut self,
-        device_id: u64,
         block: u32,
         begin: u64,
         end: Option<u64>,
         path: &mut Vec<BlockNr>,
+        visit: &mut impl FnMut(&Met<'_>),
     ) {
         self.steps += 1 + self
             .nodes
             .get(&block)
             .map_or(0, |children| children.len() as u64);
-        if path.len() >= MAX_DEPTH || self.steps > MAX_STEPS {
+        if path.len() >= MAX_DEPTH || self.is_cut() {
             return;
         }
         path.push(BlockNr(block.into()));
-        if self.damaged.contains(&block) {
-            let place = self.places.entry(block).or_default();
-            if place.total == 0 {
-                place.path.clone_from(path);
-            }
-            place.total += 1;
-            if place.affected.len() < MAX_LISTED {
-                place.affected.push(Affected {
-                    device_id,
-                    begin_block: begin,
-                    end_block: end,
-                });
-            }
+        if self.wanted.contains(&block) {
+            visit(&Met {
+                block,
+                path,
+                begin,
+                end,
+            });
         }
         if let Some(children) = self.nodes.get(&block).map(Rc::clone) {
             // Only where keys can be: a loop narrows its range at every turn.
@@ -161,8 +195,8 @@ impl Search<'_> {
                 if high.is_some_and(|high| high <= low) {
                     break;
                 }
-                if self.damaged.contains(child) || self.nodes.contains_key(child) {
-                    self.descend(device_id, *child, low, high, path);
+                if self.wanted.contains(child) || self.nodes.contains_key(child) {
+                    self.descend(*child, low, high, path, visit);
                 }
             }
         }

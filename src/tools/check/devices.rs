@@ -19,7 +19,7 @@ pub(super) const DETAILS: &str = "device details";
 /// The code of a device with another number of mappings than its details say.
 pub(super) const MAPPED_BLOCKS: &str = "mapped-blocks-wrong";
 const TOP_LEVEL: &str = "mapping tree, top level";
-const MAPPINGS: &str = "mappings";
+pub(super) const MAPPINGS: &str = "mappings";
 
 /// Ids have 24 bits.
 const MAX_DEVICE_ID: u64 = (1 << 24) - 1;
@@ -166,6 +166,9 @@ impl Check<'_> {
         forest.resolve(&self.reader, task)?;
         self.blocks_checked += forest.nodes();
         self.report_forest(&forest, &devices, limits, task)?;
+        if let Some(data) = data {
+            self.check_doubled(&forest, &devices, data, task)?;
+        }
         for (index, roots) in roots.iter().enumerate() {
             let wrong = self.check_mapped_blocks(roots, &forest);
             // The live ones come first; what a snapshot says is not changed.

@@ -99,6 +99,7 @@ pub fn mend_device(
     task: &Task<'_>,
 ) -> Result<Mended> {
     let (before, known) = look(&device, task)?;
+    let known = known.filter(|_| before.may_be_mended(options.like_1_x));
     let wrong = |report: &CheckReport| codes(report).any(|code| MENDED.contains(&code));
     let refused = match &known {
         _ if before.is_clean() => None,
@@ -171,7 +172,17 @@ pub fn check_references(
     task: &Task<'_>,
 ) -> Result<(CheckReport, Option<Counts>)> {
     let (report, known) = look(device, task)?;
+    let known = known.filter(|_| report.may_be_mended(false));
     Ok((report, known.map(|known| known.data)))
+}
+
+impl CheckReport {
+    /// Whether nothing fatal was found, or nothing that 1.x would see.
+    fn may_be_mended(&self, like_1_x: bool) -> bool {
+        let fatal = |finding: &&Finding| finding.severity == Severity::Fatal;
+        let mut fatal = self.findings.iter().filter(fatal);
+        fatal.all(|finding| like_1_x && self.is_ignored_by_1_x(finding))
+    }
 }
 
 fn codes(report: &CheckReport) -> impl Iterator<Item = &'static str> {
@@ -236,8 +247,9 @@ impl<'d> Mending<'d> {
         superblock.flags = (superblock.flags.get() & !NEEDS_CHECK).into();
         let mut after =
             Check::new(&**self.device, superblock, None).run(&CheckOptions::default(), task)?;
-        self.accept(&after)?;
-        let clears = options.clear_needs_check && after.is_sound(false);
+        self.accept(&after, options.like_1_x)?;
+        let is_sound = after.is_sound(false) || options.like_1_x && after.is_sound_for_1_x(false);
+        let clears = options.clear_needs_check && is_sound;
         if !clears {
             superblock.flags = self.superblock.flags;
         }
@@ -368,10 +380,10 @@ impl<'d> Mending<'d> {
 
     /// Whether what was written is what was meant. What is not is our own mistake, or
     /// that of the memory, and stays without effect.
-    fn accept(&self, after: &CheckReport) -> Result<()> {
+    fn accept(&self, after: &CheckReport, like_1_x: bool) -> Result<()> {
         let holds_snapshot = self.superblock.held_root.get() != 0;
         let stays = |finding: &&Finding| match finding.severity {
-            Severity::Fatal => true,
+            Severity::Fatal => !(like_1_x && after.is_ignored_by_1_x(finding)),
             // A metadata snapshot's details stay as they are.
             Severity::NonFatal if finding.code == "mapped-blocks-wrong" => !holds_snapshot,
             Severity::NonFatal => MENDED.contains(&finding.code),

@@ -9,6 +9,7 @@
 mod affected;
 mod counts;
 mod devices;
+mod doubled;
 mod finding;
 mod mend;
 mod overflow;
@@ -29,6 +30,7 @@ use crate::thin::{
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
 use crate::walk::{BlockSet, Counts, Reader};
 use devices::MAPPED_BLOCKS;
+use doubled::DOUBLED;
 use finding::Findings;
 
 /// The code of sums that are not those of the bitmaps.
@@ -110,10 +112,21 @@ impl CheckReport {
         })
     }
 
+    /// Whether it is fatal, but not for thin-provisioning-tools 1.x: they do not look at
+    /// times; nor for what a device has twice, but that a pool of one device has nothing
+    /// that is shared.
+    fn is_ignored_by_1_x(&self, finding: &Finding) -> bool {
+        match finding.code {
+            TIME => true,
+            DOUBLED => self.devices != 1,
+            _ => false,
+        }
+    }
+
     /// Whether thin-provisioning-tools 1.x find it sound; see [`Leniency`].
     fn is_sound_for_1_x(&self, minor: bool) -> bool {
         let counts = |finding: &Finding| match finding.severity {
-            Severity::Fatal => finding.code != TIME,
+            Severity::Fatal => !self.is_ignored_by_1_x(finding),
             Severity::NonFatal if minor => finding.code == MAPPED_BLOCKS,
             Severity::NonFatal => finding.code != SUMMARY,
             Severity::Info => false,
@@ -325,8 +338,9 @@ impl<'d> Check<'d> {
         // After damage the references below it are unknown: a count that is too
         // high proves nothing then, one that is too low still does.
         let known = !options.skip_mappings;
-        // A mapping's time hides nothing.
-        let complete = self.findings.fatal == self.findings.of(TIME);
+        // A mapping's time hides nothing, nor does its place.
+        let hides_nothing = self.findings.of(TIME) + self.findings.of(DOUBLED);
+        let complete = self.findings.fatal == hides_nothing;
         if known && !complete {
             let text = "blocks may be counted for what is damaged or wrong above: leaks are not looked for";
             self.findings
@@ -337,7 +351,8 @@ impl<'d> Check<'d> {
         self.check_map(&metadata_map, known.then_some(&metadata), complete, task)?;
         let miscounted = std::mem::take(&mut self.miscounted);
         let overcounted = self.overcounted;
-        let keeps = self.keeps && known && self.findings.fatal == 0;
+        let hides_nothing = self.findings.of(TIME) + self.findings.of(DOUBLED);
+        let keeps = self.keeps && known && self.findings.fatal == hides_nothing;
         let mut report = self.finish(devices, mappings, Some(live));
         report.overcounted = overcounted;
         report.known = keeps.then_some(mend::Known {

@@ -23,7 +23,7 @@ use crate::support::fixtures;
 use crate::support::image::{Image, Kind, write_field};
 
 /// Every code, and how bad it is.
-const CODES: [(&str, Severity); 25] = [
+const CODES: [(&str, Severity); 27] = [
     ("superblock-damaged", Severity::Fatal),
     ("bad-geometry", Severity::Fatal),
     ("metadata-snapshot-damaged", Severity::Fatal),
@@ -41,6 +41,8 @@ const CODES: [(&str, Severity); 25] = [
     ("mapping-beyond-data", Severity::Fatal),
     ("mapping-beyond-volume", Severity::Fatal),
     ("mapping-time", Severity::Fatal),
+    ("mapping-doubled", Severity::Fatal),
+    ("doubled-not-checked", Severity::Info),
     ("data-count-low", Severity::Fatal),
     ("metadata-count-low", Severity::Fatal),
     ("data-leak", Severity::NonFatal),

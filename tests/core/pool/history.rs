@@ -8,7 +8,7 @@ use thinmeta::device::{Device, Operation, RecordingDevice};
 use thinmeta::thin::{CreateOptions, Pool, PoolWriter};
 
 use super::script::{Op, Txn, abort, commit, scattered, transact};
-use super::world::{Model, cached, clean, listing, options, same, text, verdict};
+use super::world::{Model, cached, listing, options, same, sound, text, verdict};
 use crate::crash::history::{Milestone, Recorded};
 use crate::crash::judge::Verdict;
 use crate::support::chance::Chance;
@@ -163,7 +163,7 @@ impl Run {
             && let Some((pool, model)) = self.readers.pop_front()
         {
             // All that it reaches; the metadata snapshot may have been let go of.
-            clean(&pool)
+            sound(&pool, &model)
                 .and_then(|()| same("the listing", &listing(&pool), &model.devices))
                 .map_err(|problem| format!("a reader: {problem}"))?;
         }
