@@ -16,7 +16,7 @@ const TIME_BITS: u32 = 24;
 /// Bytes that are read at once.
 const ROOM: usize = 1 << 16;
 /// The longest instruction, but for bytes that are copied, has eleven.
-const PEEK: usize = 16;
+pub(super) const PEEK: usize = 16;
 
 /// Bytes of instructions, some of which can be looked at before they are taken.
 pub(super) struct Input<R> {
@@ -31,12 +31,25 @@ pub(super) struct Input<R> {
 impl<R: Read> Input<R> {
     pub fn new(source: R) -> Self {
         Self {
-            source,
-            buffer: vec![0; ROOM + PEEK],
-            at: 0,
-            end: 0,
             ended: false,
+            ..Self::of(vec![0; ROOM + PEEK], 0, source)
         }
+    }
+
+    /// The bytes up to `end`, and nothing more from the source; there are `PEEK` behind them.
+    pub fn of(mut buffer: Vec<u8>, end: usize, source: R) -> Self {
+        buffer[end..end + PEEK].fill(0);
+        Self {
+            source,
+            buffer,
+            at: 0,
+            end,
+            ended: true,
+        }
+    }
+
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.buffer
     }
 
     /// What was read from, when all was read.

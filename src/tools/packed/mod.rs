@@ -10,6 +10,7 @@ mod pack;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod whole;
 
 pub use pack::{Packed, pack};
 pub use unpack::{Unpacked, packed_blocks, unpack};

@@ -205,6 +205,62 @@ fn a_file_that_is_cut_or_is_none_is_refused() {
     longer[32..40].copy_from_slice(&length.to_le_bytes());
     longer.push(0);
     refuses(&longer, "behind the end of a chunk");
+    // Nor does it help that it ends as a stream does.
+    let checksum = &whole[whole.len() - 4..];
+    let mut longer = [&whole[..], &[1, 2, 3], checksum].concat();
+    longer[32..40].copy_from_slice(&(length + 6).to_le_bytes());
+    refuses(&longer, "behind the end of a chunk");
+}
+
+/// Blocks of an image as instructions, not compressed.
+fn instructions(image: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    for (at, bytes) in (0..).zip(image.chunks_exact(BLOCK_BYTES)) {
+        let mut block = BlockData::zeroed();
+        block.bytes_mut().copy_from_slice(bytes);
+        let kind = kind_of(&block).unwrap().0;
+        super::encode::block(at, kind, &block, &mut plain);
+    }
+    plain
+}
+
+#[test]
+fn a_chunk_that_is_too_large_for_memory_comes_back_as_well() {
+    let mut rng = Rng::new(5);
+    let mut image = vec![0; 3000 * BLOCK_BYTES];
+    for at in 0..3000 {
+        block_of(&mut image, at).copy_from_slice(node(&mut rng, at).bytes());
+    }
+    let plain = instructions(&image);
+    assert!(plain.len() > super::whole::MOST);
+    let whole = made(3000, &[&plain]);
+    assert!(unpacked(&whole).unwrap() == image);
+    let length = u64::from_le_bytes(whole[32..40].try_into().unwrap()) + 1;
+    let mut longer = [&whole[..], &[0]].concat();
+    longer[32..40].copy_from_slice(&length.to_le_bytes());
+    refuses(&longer, "behind the end of a chunk");
+}
+
+#[test]
+fn no_bit_of_a_stream_can_change_unnoticed() {
+    let mut rng = Rng::new(13);
+    let mut image = vec![0; 3 * BLOCK_BYTES];
+    for at in 0..3 {
+        block_of(&mut image, at).copy_from_slice(node(&mut rng, at).bytes());
+    }
+    let whole = packed(&image);
+    for bit in 8 * 40..8 * whole.len() {
+        if bit / 8 < 48 || bit % 61 == 0 || bit / 8 + 4 >= whole.len() {
+            let mut other = whole.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            match unpacked(&other) {
+                Err(Error::Stream(_)) => {}
+                // How much of a window it needs and how hard it was pressed is all that is free.
+                Ok(back) => assert!(bit / 8 < 42 && back == image, "{bit}"),
+                Err(other) => panic!("{bit}: {other}"),
+            }
+        }
+    }
 }
 
 #[test]
@@ -215,13 +271,7 @@ fn random_bytes_in_a_pack_are_an_error_or_metadata() {
         block_of(&mut image, at).copy_from_slice(node(&mut rng, at).bytes());
     }
     // Instructions as they were before they were compressed, a few of them changed.
-    let mut plain = Vec::new();
-    for at in 0..40 {
-        let mut block = BlockData::zeroed();
-        block.bytes_mut().copy_from_slice(block_of(&mut image, at));
-        let kind = kind_of(&block).unwrap().0;
-        super::encode::block(at, kind, &block, &mut plain);
-    }
+    let plain = instructions(&image);
     let mut refused = 0;
     for _ in 0..2000 {
         let mut spoilt = plain.clone();

@@ -11,6 +11,7 @@ use flate2::read::ZlibDecoder;
 use zerocopy::IntoBytes;
 
 use super::decode::{self, Input, broken};
+use super::whole::Whole;
 use super::{HEADER_BYTES, MAGIC, MOST_BLOCKS, MOST_PACKED, VERSION};
 use crate::block::{BlockData, kind_of};
 use crate::device::Device;
@@ -19,8 +20,8 @@ use crate::task::Task;
 use crate::units::BLOCK_BYTES;
 use crate::walk::BlockSet;
 
-/// Blocks that are written together.
-const BATCH: usize = 256;
+/// Blocks that are written together: a thread's fit its core's cache.
+const BATCH: usize = 64;
 
 /// What was unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -237,6 +238,7 @@ impl Read for Section<'_> {
 struct Worker<'d> {
     target: &'d dyn Device,
     there: &'d There,
+    whole: Whole,
     /// Blocks side by side that are not written yet, and how many there are.
     batch: Vec<BlockData>,
     begin: u64,
@@ -249,6 +251,7 @@ impl<'d> Worker<'d> {
         Self {
             target,
             there,
+            whole: Whole::new(),
             batch: BlockData::zeroed_blocks(BATCH),
             begin: 0,
             filled: 0,
@@ -262,16 +265,35 @@ impl<'d> Worker<'d> {
         place: Place,
         mut step: impl FnMut() -> Result<()>,
     ) -> Result<()> {
+        if let Some(mut input) = self.whole.inflate(file, place.begin, place.length) {
+            self.blocks(&mut input, &mut step)?;
+            self.whole.done(input);
+            return Ok(());
+        }
         let section = Section {
             file,
             at: place.begin,
             end: place.begin + place.length,
         };
         let mut input = Input::new(ZlibDecoder::new(section));
+        self.blocks(&mut input, &mut step)?;
+        let decoder = input.into_source();
+        if decoder.total_in() != place.length {
+            return Err(broken("there is something behind the end of a chunk"));
+        }
+        Ok(())
+    }
+
+    /// All blocks of a chunk.
+    fn blocks(
+        &mut self,
+        input: &mut Input<impl Read>,
+        step: &mut impl FnMut() -> Result<()>,
+    ) -> Result<()> {
         let mut count = 0_usize;
         while !input.is_empty()? {
             let at = input.number()?;
-            self.block(at, &mut input)?;
+            self.block(at, input)?;
             count += 1;
             if count.is_multiple_of(BATCH) {
                 step()?;
@@ -280,10 +302,6 @@ impl<'d> Worker<'d> {
         self.write()?;
         if count == 0 {
             return Err(broken("a chunk without a block"));
-        }
-        let decoder = input.into_source();
-        if decoder.total_in() != place.length {
-            return Err(broken("there is something behind the end of a chunk"));
         }
         Ok(())
     }
