@@ -2,6 +2,9 @@
 
 use std::io::Read;
 
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U64;
+
 use super::tag;
 use crate::block::BlockData;
 use crate::error::{Error, Result};
@@ -216,34 +219,17 @@ impl Out<'_> {
     fn mappings(&mut self, input: &mut Input<impl Read>, count: usize) -> Result<()> {
         let end = self.filled + 8 * count;
         let places = self.bytes.get_mut(self.filled..end);
-        let places = places.ok_or_else(too_much)?.chunks_exact_mut(8);
-        let mut halves = [(); 2].map(|()| [0_u64; BLOCK_BYTES / 8]);
-        for half in &mut halves {
-            let mut rest = &mut half[..count];
-            for _ in 0..2 * BLOCK_BYTES {
-                if rest.is_empty() {
-                    break;
-                }
-                let (step, times) = steps(input, self.last)?;
-                let (now, later) = rest
-                    .split_at_mut_checked(times)
-                    .ok_or_else(|| broken("more numbers than there are mappings"))?;
-                for place in now {
-                    self.last = self.last.wrapping_add(step);
-                    *place = self.last;
-                }
-                rest = later;
-            }
-            if !rest.is_empty() {
-                return Err(broken("mappings that do not become full"));
-            }
-        }
-        let [blocks, times] = halves;
+        let places = places.and_then(|bytes| <[U64]>::mut_from_bytes(bytes).ok());
+        let places = places.ok_or_else(too_much)?;
         let mut beyond = 0;
-        for (place, (block, time)) in places.zip(blocks.iter().zip(&times)) {
-            beyond |= block >> (64 - TIME_BITS) | time >> TIME_BITS;
-            place.copy_from_slice(&(block << TIME_BITS | time).to_le_bytes());
-        }
+        row(input, &mut self.last, places, |place, block| {
+            beyond |= block >> (64 - TIME_BITS);
+            place.set(block << TIME_BITS);
+        })?;
+        row(input, &mut self.last, places, |place, time| {
+            beyond |= time >> TIME_BITS;
+            place.set(place.get() | time);
+        })?;
         if beyond != 0 {
             return Err(broken("a mapping with a number that it has no room for"));
         }
@@ -258,6 +244,65 @@ impl Out<'_> {
         self.filled = end;
         Ok(())
     }
+}
+
+/// A number for each place, of a row of mappings.
+fn row(
+    input: &mut Input<impl Read>,
+    last: &mut u64,
+    mut places: &mut [U64],
+    mut put: impl FnMut(&mut U64, u64),
+) -> Result<()> {
+    // As for blocks.
+    for _ in 0..2 * BLOCK_BYTES {
+        let done = four_byte_steps(input, last, places, &mut put);
+        places = &mut places[done..];
+        if places.is_empty() {
+            return Ok(());
+        }
+        let (step, times) = steps(input, *last)?;
+        let (now, later) = places
+            .split_at_mut_checked(times)
+            .ok_or_else(|| broken("more numbers than there are mappings"))?;
+        for place in now {
+            *last = last.wrapping_add(step);
+            put(place, *last);
+        }
+        places = later;
+    }
+    Err(broken("mappings that do not become full"))
+}
+
+/// As many steps of four bytes as come next and are there already, which data blocks at
+/// random mostly are. Where their length is not looked up, the next need not wait for it.
+#[inline]
+fn four_byte_steps<R>(
+    input: &mut Input<R>,
+    last: &mut u64,
+    places: &mut [U64],
+    put: &mut impl FnMut(&mut U64, u64),
+) -> usize {
+    const MORE: u8 = tag::MUCH_MORE << 4 | 4;
+    const LESS: u8 = tag::MUCH_LESS << 4 | 4;
+    /// The one bit that tells them apart, once the lower one is taken off.
+    const SIGN: u8 = LESS - MORE;
+    const { assert!(SIGN.is_power_of_two()) };
+    let bytes = input.buffer[input.at..input.end].chunks_exact(5);
+    let mut done = 0;
+    for (place, bytes) in places.iter_mut().zip(bytes) {
+        // No branch on which of them it is: nobody could guess that.
+        let kind = bytes[0].wrapping_sub(MORE);
+        if kind & !SIGN != 0 {
+            break;
+        }
+        let by = u64::from(u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]));
+        let sign = u64::from(kind / SIGN).wrapping_neg();
+        *last = last.wrapping_add((by ^ sign).wrapping_sub(sign));
+        put(place, *last);
+        done += 1;
+    }
+    input.at += 5 * done;
+    done
 }
 
 /// A step, as what is added, and how many times it is gone.

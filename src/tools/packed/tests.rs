@@ -55,13 +55,16 @@ fn node(rng: &mut Rng, at: u64) -> BlockData {
     let mut number = 0_u64;
     let kind = rng.below(4);
     for word in block.bytes_mut().chunks_exact_mut(8) {
-        let step = match rng.below(if kind == 0 { 2 } else { 12 }) {
+        let step = match rng.below(if kind == 0 { 2 } else { 14 }) {
             0..4 => 1,
             4..6 => 0,
             6 => rng.below(300),
             7 => rng.below(1 << 33).wrapping_neg(),
             8 => rng.next(),
             9 => 1 << 24,
+            // Data blocks that are far from each other.
+            10 | 11 => rng.below(1 << 32) << 24,
+            12 => (rng.below(1 << 32) << 24).wrapping_neg(),
             _ => 1_u64.wrapping_neg(),
         };
         number = number.wrapping_add(step);
