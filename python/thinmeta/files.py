@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
 
 from thinmeta.errors import UsageError
 
@@ -130,8 +129,10 @@ class OutputFile:
     def _clean_up(self) -> None:
         if self._temporary:
             # An interrupt may come before it is made, or after it has its final name.
-            with suppress(FileNotFoundError):
+            try:  # noqa: SIM105  what contextlib imports takes longer than small outputs
                 os.unlink(self._temporary)
+            except FileNotFoundError:
+                pass
             self._temporary = ""
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -170,8 +171,10 @@ class OutputFile:
         for owner, group in ((-1, replaced.st_gid), (replaced.st_uid, -1)):
             # An owner may give a file to a group of his; to another owner, root alone. Where
             # neither is so, it is ours, as a copy would be.
-            with suppress(OSError):
+            try:
                 os.fchown(self._descriptor, owner, group)
+            except OSError:
+                continue
 
     def _finish(self) -> None:
         try:

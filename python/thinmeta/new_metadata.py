@@ -13,7 +13,6 @@ import stat
 from thinmeta import _core
 from thinmeta.errors import NoSpaceError, UsageError
 from thinmeta.files import OutputFile, is_same_file
-from thinmeta.temporary import work_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,6 +115,8 @@ class NewMetadata:
                     "metadata",
                     f"{self.path} has {there} bytes, and {size} are needed; nothing written",
                 )
+            from thinmeta.temporary import work_file
+
             self._work = work_file()
             file, self.name = self._work.__enter__()
             self.descriptor = file.fileno()
