@@ -10,7 +10,7 @@ from thinmeta.cli.progress import progress
 from thinmeta.cli.signals import raise_on_termination
 from thinmeta.errors import AlreadyFormattedError, ThinmetaError, UsageError
 from thinmeta.files import is_same_file
-from thinmeta.packing import BLOCK_BYTES, pack
+from thinmeta.packing import BLOCK_BYTES, pack_fields
 from thinmeta.report import count, human_bytes
 
 TYPE_CHECKING = False
@@ -60,7 +60,13 @@ def run(arguments: list[str]) -> int:
     raise_on_termination()
     with progress("packing") as report:
         try:
-            done = pack(meta, out, overwrite=parsed.has("force"), progress=report)
+            done = pack_fields(
+                meta,
+                out,
+                overwrite=parsed.has("force"),
+                progress=report,
+                allow_nothing=False,
+            )
         except AlreadyFormattedError as error:
             raise say_force(error) from None
     fields = {"metadata": meta, "output": out}
@@ -68,12 +74,12 @@ def run(arguments: list[str]) -> int:
         show(fields, done, out)
         return 0
     left = ""
-    if done.left_out_blocks:
-        left = f"; {count(done.left_out_blocks, 'damaged or unknown block')} left out"
+    if done["left_out_blocks"]:
+        left = f"; {count(done['left_out_blocks'], 'damaged or unknown block')} left out"
     _say(
-        f"{out}: {human_bytes(done.packed_bytes)}, with "
-        f"{human_bytes(done.packed_blocks * BLOCK_BYTES)} of metadata, of a device of "
-        f"{human_bytes(done.metadata_blocks * BLOCK_BYTES)}{left}\n",
+        f"{out}: {human_bytes(done['packed_bytes'])}, with "
+        f"{human_bytes(done['packed_blocks'] * BLOCK_BYTES)} of metadata, of a device of "
+        f"{human_bytes(done['metadata_blocks'] * BLOCK_BYTES)}{left}\n",
         out,
     )
     return 0
@@ -96,12 +102,11 @@ def say_force(error: AlreadyFormattedError) -> ThinmetaError:
     return ThinmetaError(f"{error.path}: {error.reason}; --force replaces them")
 
 
-def show(fields: dict[str, Any], done: Any, out: str) -> None:
+def show(fields: dict[str, Any], done: dict[str, int], out: str) -> None:
     """Print what was done as JSON, sizes in blocks and in bytes."""
-    import dataclasses
     import json
 
-    fields |= dataclasses.asdict(done)
+    fields |= done
     for name in [name for name in fields if name.endswith("_blocks")]:
         # The size of a pack is one of its own.
         other = {"packed_blocks": "packed_blocks_bytes"}.get(

@@ -8,7 +8,7 @@ from thinmeta.cli.pack import COMMON, OPTIONS, places, say_force, show
 from thinmeta.cli.progress import progress
 from thinmeta.cli.signals import raise_on_termination
 from thinmeta.errors import AlreadyFormattedError
-from thinmeta.packing import BLOCK_BYTES, unpack
+from thinmeta.packing import BLOCK_BYTES, unpack_fields
 from thinmeta.report import human_bytes
 
 HELP = """\
@@ -43,14 +43,14 @@ def run(arguments: list[str]) -> int:
     raise_on_termination()
     with progress("unpacking", in_bytes=True) as report:
         try:
-            done = unpack(packed, out, overwrite=parsed.has("force"), progress=report)
+            done = unpack_fields(packed, out, overwrite=parsed.has("force"), progress=report)
         except AlreadyFormattedError as error:
             raise say_force(error) from None
     if parsed.has("json"):
         show({"packed": packed, "output": out}, done, out)
         return 0
     write_text(
-        f"{out}: {human_bytes(done.unpacked_blocks * BLOCK_BYTES)} of metadata, in "
-        f"{human_bytes(done.metadata_blocks * BLOCK_BYTES)}\n"
+        f"{out}: {human_bytes(done['unpacked_blocks'] * BLOCK_BYTES)} of metadata, in "
+        f"{human_bytes(done['metadata_blocks'] * BLOCK_BYTES)}\n"
     )
     return 0
