@@ -90,5 +90,10 @@ def find_thinmeta(given: Path | None) -> Thinmeta | None:
     for place in places:
         version = version_of([str(place)]) if place.exists() else None
         if version:
-            return Thinmeta(place, place.parent / "python", version)
+            python = place.parent / "python"
+            # pip does so when it installs the wheel. An editable install leaves it to the first
+            # start, and every one would do it again where PYTHONDONTWRITEBYTECODE is set.
+            code = "import compileall as it, thinmeta; it.compile_dir(*thinmeta.__path__, quiet=2)"
+            subprocess.run([python, "-c", code], check=False)
+            return Thinmeta(place, python, version)
     return None
