@@ -85,6 +85,14 @@ def test_a_listing_needs_no_dataclasses_and_no_parser_library(corpus: Corpus) ->
         assert heavy(imported(*words, meta)) <= {"collections", "collections.abc"}
 
 
+def test_packing_and_unpacking_need_less_than_that(corpus: Corpus, tmp_path: Path) -> None:
+    meta, pack, out = str(corpus["sequential"].meta), str(tmp_path / "pack"), str(tmp_path / "out")
+    assert not heavy(imported("thin_metadata_pack", "-i", meta, "-o", pack))
+    assert not heavy(imported("thin_metadata_unpack", "-i", pack, "-o", out))
+    unpack = heavy(imported("unpack", pack, "-o", out, "--force"))
+    assert not {name.partition(".")[0] for name in unpack} & {"dataclasses", "inspect", "typing"}
+
+
 def test_a_change_needs_no_more_than_a_listing(corpus: Corpus, tmp_path: Path) -> None:
     meta = str(shutil.copyfile(corpus["sequential"].meta, tmp_path / "meta.img"))
     for words in (["edit", "--help"], ["snapshot", meta, "0", "7"], ["delete", "-n", meta, "0"]):
