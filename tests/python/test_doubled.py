@@ -28,8 +28,10 @@ def tmp_path(memory_path: Path) -> Path:
 def restored(devices: Devices, path: Path) -> Path:
     """A pool of devices, each with virtual blocks and data blocks."""
     lines = [
-        '<superblock uuid="" time="0" transaction="1" version="2" data_block_size="128" '
-        'nr_data_blocks="5000">'
+        (
+            '<superblock uuid="" time="0" transaction="1" version="2" data_block_size="128" '
+            'nr_data_blocks="5000">'
+        )
     ]
     for number, mappings in enumerate(devices, 1):
         lines.append(
