@@ -128,6 +128,14 @@ impl Forest {
                 sum.state = State::Damaged;
                 continue;
             }
+            if below.entries == 0 && below.height == 0 {
+                // Sound as the root that it is elsewhere, and only as that.
+                let at = BlockNr(children[index].get());
+                let expected = "at least 1 below the root";
+                damages.push(Damage::new(at, NODE_NAME, "entries", 0_u64, expected));
+                sum.state = State::Damaged;
+                continue;
+            }
             sum.last = sum.last.max(below.last);
             let next = keys.get(index + 1).map(|next| next.get());
             let at = BlockNr(children[index].get());
@@ -168,6 +176,35 @@ mod tests {
     use super::*;
     use crate::testing::{PoolBuilder, mapping};
     use crate::walk::{Counts, ForestLimits};
+
+    #[test]
+    fn an_empty_leaf_is_sound_as_a_root_alone() {
+        let mut builder = PoolBuilder::new(100);
+        let empty = builder.leaf::<u64>(&[]);
+        let full = builder.leaf(&[(7, mapping(1, 0))]);
+        let parent = builder.internal(&[(0, empty), (7, full)]);
+        builder.device(1, empty);
+        let damages = |builder: &PoolBuilder, roots: &[BlockNr]| {
+            let pool = builder.open();
+            let reader = Reader::new(&**pool.device(), true);
+            let limits = ForestLimits {
+                metadata_blocks: pool.blocks().nr_blocks(),
+                data_blocks: 100,
+                virtual_blocks: 1 << 40,
+                time: 0,
+            };
+            let roots: Vec<u32> = roots.iter().map(|root| root.0 as u32).collect();
+            let (task, mut counts) = (Task::default(), Counts::new(limits.metadata_blocks));
+            let forest = Forest::walk(&reader, &task, &roots, limits, &mut counts, None);
+            let mut forest = forest.unwrap();
+            forest.resolve(&reader, &task).unwrap();
+            let of = |damage: &Damage| (damage.block, damage.check);
+            forest.damages.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(damages(&builder, &[empty, full]), []);
+        assert_eq!(damages(&builder, &[empty, parent]), [(empty, "entries")]);
+        assert_eq!(damages(&builder, &[parent]), [(empty, "entries")]);
+    }
 
     /// Every node has many of the following ones as children, and roots stand all
     /// along: breadth first, hardly a node is settled in the pass that reaches it.
