@@ -26,6 +26,8 @@ pub(super) struct Content {
     pub nodes: Nodes,
     /// Leaves of parts that nobody has used yet: what they refer to is not counted.
     unused: FxHashSet<u64>,
+    /// The leaf of all devices without mappings.
+    empty: Option<Child>,
 }
 
 impl Content {
@@ -34,6 +36,7 @@ impl Content {
             counts: Counts::new(data_blocks),
             nodes: Nodes::default(),
             unused: FxHashSet::default(),
+            empty: None,
         }
     }
 
@@ -75,6 +78,21 @@ impl Content {
             nr: keys.len(),
         };
         Ok((child, Fresh::new(level, child, keys, values)))
+    }
+
+    /// What a device without mappings has; all of them the same one.
+    pub fn empty_leaf(&mut self, blocks: &mut Blocks) -> Result<Child> {
+        if let Some(child) = self.empty {
+            return Ok(child);
+        }
+        let (child, _) = self.write(blocks, 0, &[], &[], false)?;
+        self.empty = Some(child);
+        Ok(child)
+    }
+
+    /// Whether it is a leaf of a part and nobody has used it yet.
+    pub fn is_unused(&self, child: Child) -> bool {
+        self.unused.contains(&child.at.0)
     }
 
     fn count(&mut self, values: &[U64]) {

@@ -1,15 +1,21 @@
 //! One level of a device's tree: entries come in, nodes come out.
 //!
 //! Entries wait in `keys` and `values` until as many follow them as a node can have, so
-//! that a known node can be recognised. Those that belong to none fill a node of their
-//! own. All nodes are full but those before a shared one and the last, and none that has
-//! neighbours has less than a third: a small rest takes entries from the full node
-//! before it (`held`); where that one is shared (`shared`), the two become own nodes.
+//! that a known node can be recognised. Those that belong to none fill nodes of the
+//! level's own. All nodes are full but those before a shared one and the last, and none
+//! that has neighbours has less than a third: a small rest takes entries from the full
+//! node before it.
+//!
+//! A shared node ends the one before it early. Whether that was worth it is known when
+//! the entries after it are (`own`), so that those before it (`before`) and itself
+//! (`shared`) wait for them: if all of them take fewer nodes together, or those after it
+//! are too few for a node, they become nodes of the level's own.
 
 use zerocopy::little_endian::U64;
 
 use super::blocks::Blocks;
 use super::content::{Child, Content};
+use super::entries::{Entries, Stretch};
 use super::nodes::{Fresh, Place, values_of};
 use crate::btree::{fewest, max_entries};
 use crate::error::Result;
@@ -32,45 +38,17 @@ pub(super) enum Until {
     End,
 }
 
-#[derive(Default)]
-struct Entries {
-    keys: Vec<U64>,
-    values: Vec<U64>,
-}
-
-impl Entries {
-    fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    fn extend(&mut self, keys: &[U64], values: &[U64]) {
-        self.keys.extend_from_slice(keys);
-        self.values.extend_from_slice(values);
-    }
-
-    fn clear(&mut self) {
-        self.keys.clear();
-        self.values.clear();
-    }
-
-    /// Moves the last entries in front of another's.
-    fn give_last(&mut self, count: usize, to: &mut Self) {
-        let rest = self.len() - count;
-        to.keys.splice(0..0, self.keys.drain(rest..));
-        to.values.splice(0..0, self.values.drain(rest..));
-    }
-}
-
 pub(super) struct Level {
     level: usize,
     /// Entries to come; those before `at` are dealt with.
     ahead: Entries,
     at: usize,
-    /// A full node, from which the next one may have to take entries; empty: none.
-    held: Entries,
-    open: Entries,
-    /// A shared node that was not passed up yet.
-    shared: Option<Child>,
+    /// Own entries before the shared nodes; none if there are no such nodes.
+    before: Stretch,
+    /// Shared nodes that were not passed up yet: one, or a few small ones.
+    shared: Vec<Child>,
+    /// The latest own entries.
+    own: Stretch,
     /// Nodes that were passed up, ever.
     passed: u64,
     /// Whether nodes are written for a part, which nobody has used yet.
@@ -92,9 +70,9 @@ impl Level {
             level,
             ahead: Entries::default(),
             at: 0,
-            held: Entries::default(),
-            open: Entries::default(),
-            shared: None,
+            before: Stretch::default(),
+            shared: Vec::new(),
+            own: Stretch::default(),
             passed: 0,
             unused,
         }
@@ -157,7 +135,7 @@ impl Level {
 
     /// Whether no node was begun.
     fn is_empty(&self) -> bool {
-        self.passed == 0 && self.shared.is_none() && self.held.len() == 0 && self.open.len() == 0
+        self.passed == 0 && self.shared.is_empty() && self.own.len() == 0
     }
 
     /// Where the next entry is with which a known node may begin.
@@ -175,16 +153,28 @@ impl Level {
 
     /// Puts the entries before `end` into nodes of its own.
     fn take(&mut self, out: &mut Out<'_>, end: usize) -> Result<()> {
-        while self.at < end {
-            let count = (end - self.at).min(CAPACITY - self.open.len());
-            let range = self.at..self.at + count;
-            self.open
-                .extend(&self.ahead.keys[range.clone()], &self.ahead.values[range]);
-            self.at += count;
-            if self.open.len() == CAPACITY {
-                self.pass_shared(out);
-                self.write_held(out)?;
-                std::mem::swap(&mut self.held, &mut self.open);
+        let ahead = std::mem::take(&mut self.ahead);
+        let range = self.at..end;
+        self.at = end;
+        let taken = self.add(out, &ahead.keys[range.clone()], &ahead.values[range]);
+        self.ahead = ahead;
+        taken
+    }
+
+    fn add(&mut self, out: &mut Out<'_>, keys: &[U64], values: &[U64]) -> Result<()> {
+        let mut at = 0;
+        while at < keys.len() {
+            let count = (keys.len() - at).min(CAPACITY - self.own.open.len());
+            let range = at..at + count;
+            self.own.open.extend(&keys[range.clone()], &values[range]);
+            at += count;
+            if self.own.open.len() == CAPACITY {
+                if self.own.held.len() > 0 {
+                    // So many that the shared node is worth it.
+                    self.pass_shared(out)?;
+                    self.write_held(out)?;
+                }
+                std::mem::swap(&mut self.own.held, &mut self.own.open);
             }
         }
         Ok(())
@@ -192,85 +182,138 @@ impl Level {
 
     /// Puts a known node after all that came; whether that is possible.
     pub fn place(&mut self, out: &mut Out<'_>, child: Child) -> Result<bool> {
-        let small = (1..FEWEST).contains(&self.open.len()) && self.held.len() == 0;
-        if small && self.shared.is_none() {
+        if !self.shared.is_empty() {
+            let all = self.before.len() + self.shared_len() + child.nr;
+            if self.own.len() == 0 && all <= CAPACITY {
+                // It may be that they are one node.
+                self.shared.push(child);
+                return Ok(true);
+            }
+            self.decide(out, false)?;
+        }
+        if (1..FEWEST).contains(&self.own.len()) {
             return Ok(false);
         }
-        self.close(out)?;
-        self.shared = Some(child);
+        std::mem::swap(&mut self.before, &mut self.own);
+        self.shared.push(child);
         Ok(true)
     }
 
-    /// Passes up everything: a shared node comes next, or nothing.
-    fn close(&mut self, out: &mut Out<'_>) -> Result<()> {
-        if (1..FEWEST).contains(&self.open.len()) {
-            if self.held.len() > 0 {
-                let missing = FEWEST - self.open.len();
-                self.held.give_last(missing, &mut self.open);
-            } else if let Some(child) = self.shared.take() {
-                self.open_again(out, child)?;
-            }
-        }
-        self.pass_shared(out);
-        self.write_held(out)?;
-        std::mem::swap(&mut self.held, &mut self.open);
-        self.write_held(out)
+    fn shared_len(&self) -> usize {
+        self.shared.iter().map(|child| child.nr).sum()
     }
 
-    /// Makes entries of a shared node again, which go before the few in the open one.
-    fn open_again(&mut self, out: &mut Out<'_>, child: Child) -> Result<()> {
-        let node = out.blocks.read(child.at)?;
-        self.held.extend(node.keys(), values_of(&node)?);
-        let both = self.held.len() + self.open.len();
-        let moved = if both <= CAPACITY {
-            self.held.len()
-        } else {
-            self.held.len() - both / 2
+    /// Passes the shared nodes up as they are, or makes them own entries. `last`: nothing
+    /// follows.
+    fn decide(&mut self, out: &mut Out<'_>, last: bool) -> Result<()> {
+        let all = self.before.len() + self.shared_len() + self.own.len();
+        let together = all.div_ceil(CAPACITY);
+        // Too few for a node: they take the nearest shared one with them.
+        let few = (1..FEWEST).contains(&self.own.len());
+        let taken = self
+            .shared
+            .last()
+            .map_or(0, |child| usize::from(few) * child.nr);
+        let after = (taken + self.own.len()).div_ceil(CAPACITY);
+        let apart = self.before.nodes() + after;
+        // One that nobody has used yet is not needed at all, perhaps.
+        let unused = || {
+            self.shared
+                .iter()
+                .all(|child| out.content.is_unused(*child))
         };
-        self.held.give_last(moved, &mut self.open);
+        // A root that is a single node has nothing above it.
+        let alone = self.before.len() + self.own.len() == 0 && self.shared.len() == 1;
+        let root = last && !self.unused && self.passed == 0 && together == 1 && !alone;
+        if together < apart || root || (together == apart && unused()) {
+            return self.dissolve(out);
+        }
+        if few {
+            let nearest = self.shared.pop();
+            self.pass_shared(out)?;
+            self.shared.extend(nearest);
+            return self.dissolve(out);
+        }
+        self.pass_shared(out)
+    }
+
+    /// Makes own entries of everything that waits.
+    fn dissolve(&mut self, out: &mut Out<'_>) -> Result<()> {
+        let mut all = Entries::default();
+        self.before.move_to(&mut all);
+        for child in self.shared.drain(..) {
+            let node = out.blocks.read(child.at)?;
+            all.extend(node.keys(), values_of(&node)?);
+        }
+        self.own.move_to(&mut all);
+        self.add(out, &all.keys, &all.values)
+    }
+
+    /// Passes up the shared nodes and what is before them.
+    fn pass_shared(&mut self, out: &mut Out<'_>) -> Result<()> {
+        let mut before = std::mem::take(&mut self.before);
+        self.write_stretch(out, &mut before)?;
+        self.before = before;
+        self.passed += self.shared.len() as u64;
+        out.children.append(&mut self.shared);
         Ok(())
     }
 
     fn finish(&mut self, out: &mut Out<'_>) -> Result<()> {
-        let is_root = self.passed == 0 && self.shared.is_none() && self.held.len() == 0;
-        if is_root && self.open.len() == 0 && self.level == 0 && !self.unused {
-            // A device without mappings has an empty leaf.
-            return self.write(out, &Entries::default());
+        if self.is_empty() && self.level == 0 && !self.unused {
+            let child = out.content.empty_leaf(out.blocks)?;
+            self.pass(out, child);
+            return Ok(());
         }
-        self.close(out)?;
-        self.pass_shared(out);
+        if !self.shared.is_empty() {
+            self.decide(out, true)?;
+        }
+        let mut own = std::mem::take(&mut self.own);
+        self.write_stretch(out, &mut own)
+    }
+
+    fn write_stretch(&mut self, out: &mut Out<'_>, stretch: &mut Stretch) -> Result<()> {
+        stretch.even_out();
+        for node in [&mut stretch.held, &mut stretch.open] {
+            if node.len() > 0 {
+                self.write(out, node)?;
+                node.clear();
+            }
+        }
         Ok(())
     }
 
-    fn pass_shared(&mut self, out: &mut Out<'_>) {
-        if let Some(child) = self.shared.take() {
-            self.passed += 1;
-            out.children.push(child);
-        }
-    }
-
     fn write_held(&mut self, out: &mut Out<'_>) -> Result<()> {
-        if self.held.len() == 0 {
-            return Ok(());
-        }
-        let mut held = std::mem::take(&mut self.held);
+        let mut held = std::mem::take(&mut self.own.held);
         self.write(out, &held)?;
         held.clear();
-        self.held = held;
+        self.own.held = held;
         Ok(())
     }
 
     fn write(&mut self, out: &mut Out<'_>, node: &Entries) -> Result<()> {
         let Entries { keys, values } = node;
-        let (child, fresh) =
-            out.content
-                .write(out.blocks, self.level, keys, values, self.unused)?;
-        if child.nr > 0 {
-            out.fresh.push(fresh);
+        let content = &mut *out.content;
+        if let (Some(key), Some(value)) = (keys.first(), values.first())
+            && content.nodes.may_begin(self.level, key.get(), value.get())
+        {
+            // Entries of shared nodes and others may be a known node together.
+            let nodes = &content.nodes;
+            let known = nodes.find(out.blocks, self.level, keys, values, Place::Root)?;
+            if let Some(child) = known {
+                self.pass(out, child);
+                return Ok(());
+            }
         }
+        let (child, fresh) = content.write(out.blocks, self.level, keys, values, self.unused)?;
+        out.fresh.push(fresh);
+        self.pass(out, child);
+        Ok(())
+    }
+
+    fn pass(&mut self, out: &mut Out<'_>, child: Child) {
         self.passed += 1;
         out.children.push(child);
-        Ok(())
     }
 
     /// Adds the entries of a node that cannot be placed as it is.

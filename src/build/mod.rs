@@ -10,11 +10,14 @@
 
 mod blocks;
 mod content;
+mod entries;
 mod level;
 mod nodes;
 mod parts;
 mod plain;
 mod publish;
+#[cfg(test)]
+mod sizes;
 mod space;
 #[cfg(test)]
 mod tests;

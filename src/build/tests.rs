@@ -17,7 +17,7 @@ use crate::units::BLOCK_BYTES;
 const DATA_BLOCKS: u64 = 1 << 20;
 
 /// A device's mappings: virtual block, and the value.
-type Mappings = BTreeMap<u64, u64>;
+pub(super) type Mappings = BTreeMap<u64, u64>;
 
 fn options() -> BuildOptions {
     BuildOptions {
@@ -31,7 +31,7 @@ fn options() -> BuildOptions {
     }
 }
 
-fn device(id: u64) -> DeviceInfo {
+pub(super) fn device(id: u64) -> DeviceInfo {
     DeviceInfo {
         id,
         mapped_blocks: 0,
@@ -41,16 +41,16 @@ fn device(id: u64) -> DeviceInfo {
     }
 }
 
-fn memory(blocks: usize) -> Arc<MemoryDevice> {
+pub(super) fn memory(blocks: usize) -> Arc<MemoryDevice> {
     Arc::new(MemoryDevice::writable(vec![0xA5; blocks * BLOCK_BYTES]))
 }
 
-fn builder(device: &Arc<MemoryDevice>) -> PoolBuilder {
+pub(super) fn builder(device: &Arc<MemoryDevice>) -> PoolBuilder {
     let output = Output::Fixed(Arc::clone(device) as Arc<dyn Device>);
     PoolBuilder::new(output, &options()).unwrap()
 }
 
-fn runs(mappings: &Mappings) -> Vec<Run> {
+pub(super) fn runs(mappings: &Mappings) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (key, value) in mappings {
         let next = Run::single(*key, *value);
@@ -82,7 +82,7 @@ fn read_back(pool: &Arc<Pool>) -> BTreeMap<u64, Mappings> {
 }
 
 /// Opens what was made; nothing may be wrong with it, and it must hold just that.
-fn judge(target: &Arc<MemoryDevice>, expected: &BTreeMap<u64, Mappings>, built: &Built) {
+pub(super) fn judge(target: &Arc<MemoryDevice>, expected: &BTreeMap<u64, Mappings>, built: &Built) {
     let pool = Pool::from_devices(
         Arc::clone(target) as Arc<dyn Device>,
         None,
@@ -150,7 +150,10 @@ fn change(random: &mut Random, mappings: &Mappings, changes: u64) -> Mappings {
     changed
 }
 
-fn build(devices: &BTreeMap<u64, Mappings>, blocks: usize) -> (Arc<MemoryDevice>, Built) {
+pub(super) fn build(
+    devices: &BTreeMap<u64, Mappings>,
+    blocks: usize,
+) -> (Arc<MemoryDevice>, Built) {
     let target = memory(blocks);
     let mut builder = builder(&target);
     for (id, mappings) in devices {
