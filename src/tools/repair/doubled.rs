@@ -1,6 +1,7 @@
 //! Data blocks that two places of one device claim. Devices that share one have it at the
 //! same virtual block; nobody may have it at two, as a write to the one would change the
-//! other. One place keeps it: that which was written later, or the first.
+//! other. One place keeps it: one that the roots lead to before one that was found, that which
+//! was written later, or the first.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -27,6 +28,8 @@ const MOST_COUNTED: u64 = 1 << 34;
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     data: u64,
+    /// Nothing that is sound leads there all the way.
+    found: bool,
     time: Reverse<u32>,
     virtual_block: u64,
 }
@@ -53,7 +56,7 @@ impl Survey {
                 each,
                 Some(&mut seen),
                 task,
-                |run| {
+                |run, _| {
                     // Most are met once. What takes the place of a lost node was not counted.
                     let may_be = counts.is_none() || !patches.is_empty() || {
                         (run.data_begin..run.data_begin + run.length_blocks).any(often)
@@ -73,13 +76,14 @@ impl Survey {
             .filter(|each| each.source != TreeSource::Deleted)
         {
             let mut places: Vec<Place> = Vec::new();
-            self.each_kept_run(forest, grafts, patches, each, None, task, |run| {
+            self.each_kept_run(forest, grafts, patches, each, None, task, |run, found| {
                 let end = run.data_begin + run.length_blocks;
                 let first = doubtful.partition_point(|range| range.end <= run.data_begin);
                 for range in doubtful[first..].iter().take_while(|each| each.start < end) {
                     let both = range.start.max(run.data_begin)..range.end.min(end);
                     places.extend(both.map(|data| Place {
                         data,
+                        found,
                         time: Reverse(run.time),
                         virtual_block: run.virtual_begin + (data - run.data_begin),
                     }));
@@ -118,7 +122,8 @@ impl Survey {
         Ok(Some(data))
     }
 
-    /// The runs of a device that will be there, but for leaves that are in `seen`.
+    /// The runs of a device that will be there, and whether they were found elsewhere, but
+    /// for leaves that are in `seen`.
     #[allow(clippy::too_many_arguments)] // What a walk needs.
     fn each_kept_run(
         &self,
@@ -128,7 +133,7 @@ impl Survey {
         device: &Wanted,
         mut seen: Option<&mut BlockSet>,
         task: &Task<'_>,
-        mut visit: impl FnMut(&Run),
+        mut visit: impl FnMut(&Run, bool),
     ) -> Result<()> {
         let Some(root) = device.root else {
             return Ok(());
@@ -139,8 +144,12 @@ impl Survey {
         let mut reader = NodeReader::of_device(&*below, limit);
         Walker::new(nodes, forest, grafts).each(root, &mut |step| {
             match step {
-                Step::Lost(gap) => of_gap(patches, &gap).iter().for_each(&mut visit),
-                Step::Leaf { leaf, .. } => {
+                Step::Lost(gap) => {
+                    of_gap(patches, &gap)
+                        .iter()
+                        .for_each(|run| visit(run, true));
+                }
+                Step::Leaf { leaf, grafted } => {
                     if let Some(seen) = &mut seen
                         && !seen.insert(leaf.block.into())
                     {
@@ -149,7 +158,7 @@ impl Survey {
                     task.step(0, 0)?;
                     let block = reader.read_one(leaf.block)?;
                     let runs = runs(&leaf.parse(&block)?, self.limits)?;
-                    runs.iter().for_each(&mut visit);
+                    runs.iter().for_each(|run| visit(run, grafted));
                 }
             }
             Ok(())
