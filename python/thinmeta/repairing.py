@@ -122,7 +122,8 @@ class MendedField:
         field: Which one: ``"magic"``, ``"location"``, ``"key"``, ``"flags"``,
             ``"value size"`` or ``"capacity"``.
         found: What was there.
-        right: What was taken.
+        right: What was taken. ``"no mapping"`` for a key that cannot be told: what it belongs
+            to is lost.
     """
 
     metadata_block: int

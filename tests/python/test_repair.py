@@ -451,7 +451,10 @@ class Judge:
             assert checked.returncode == 0, what
 
 
-def one_case(corpus: Corpus, folder: Path, judge: Judge, seed: int, *, seals: bool = False) -> None:
+def a_case(
+    corpus: Corpus, folder: Path, seed: int, *, seals: bool = False
+) -> tuple[bytes, PoolModel, bytes, str]:
+    """What was there, all of it that counts, what is left of it, and how that came."""
     draw = random.Random(f"reseal {seed}" if seals else f"repair {seed}")
     older: list[bytes] = []
     if seed % 2:
@@ -466,12 +469,13 @@ def one_case(corpus: Corpus, folder: Path, judge: Judge, seed: int, *, seals: bo
         history.close()
         content, truth = path.read_bytes(), model_of(path)
     damaged, what = resealed(draw, content) if seals else damage(draw, content, older)
-    judge(content, truth, damaged, f"seed {seed}: {what}")
+    return content, truth, damaged, f"seed {seed}: {what}"
 
 
 @pytest.mark.parametrize("seed", range(SEED * 1_000_000, SEED * 1_000_000 + DAMAGES))
 def test_random_damage(corpus: Corpus, thin_tools: ThinTools, tmp_path: Path, seed: int) -> None:
-    one_case(corpus, tmp_path, Judge(tmp_path, thin_tools, newer_tools()), seed)
+    judge = Judge(tmp_path, thin_tools, newer_tools())
+    judge(*a_case(corpus, tmp_path, seed))
 
 
 @pytest.mark.parametrize("seed", range(SEED * 1_000_000, SEED * 1_000_000 + DAMAGES))
@@ -479,7 +483,64 @@ def test_random_damage_under_right_checksums(
     corpus: Corpus, thin_tools: ThinTools, tmp_path: Path, seed: int
 ) -> None:
     judge = Judge(tmp_path, thin_tools, newer_tools())
-    one_case(corpus, tmp_path, judge, seed, seals=True)
+    judge(*a_case(corpus, tmp_path, seed, seals=True))
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # A key out of order in a leaf, which only one number fits.
+        4_000_001_000_043,
+        # The id of a device's details, and that of its root, which cannot be.
+        4_000_001_000_222,
+        4_000_501_000_045,
+        # A root under another id, in the wrong place.
+        4_000_001_000_405,
+        # A leaf of another capacity, whose values are not where they seem to be.
+        4_001_501_000_064,
+        # An id out of order, and a leaf that says that it is its parent.
+        4_001_501_000_327,
+        # A root that cannot be read as its id is out of order, and a key below it.
+        4_001_501_000_239,
+    ],
+)
+def test_what_one_wrong_field_hides_is_not_lost(corpus: Corpus, tmp_path: Path, seed: int) -> None:
+    _, truth, damaged, _ = a_case(corpus, tmp_path, seed, seals=True)
+    plan, model = repaired(damaged, tmp_path)
+    assert plan.mended
+    assert mapped(model) == mapped(truth)
+
+
+def test_a_root_that_says_that_it_is_a_leaf_is_none(corpus: Corpus, tmp_path: Path) -> None:
+    content = corpus["random-60k"].meta.read_bytes()
+    root = Tree(content).device_roots()[0][1]
+    block = bytearray(Tree(content).block(root))
+    assert block[4] == 1
+    block[4] = 2
+    plan, model = repaired(in_place(content, root, bytes(block)), tmp_path)
+    assert [(each.field, each.metadata_block) for each in plan.mended] == [("flags", root)]
+    assert plan.is_whole and model.devices == corpus["random-60k"].model.devices
+
+
+def test_a_mapping_whose_key_cannot_be_told_is_lost_and_no_other(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    image = corpus["random-60k"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    _, leaf = list(tree.leaves(tree.device_roots()[0][1]))[4]
+    keys = [key for key, _ in tree.entries(leaf)[1]]
+    # The last one: what comes after it is another leaf's.
+    block = patched(tree.block(leaf), 32 + 8 * (len(keys) - 1), bytes(8))
+    plan, model = repaired(in_place(content, leaf, block), tmp_path)
+    (mended,) = plan.mended
+    assert (mended.metadata_block, mended.field) == (leaf, "key")
+    assert (mended.found, mended.right) == ("0", "no mapping")
+    assert mapped(image.model) - mapped(model) == {
+        place for place in mapped(image.model) if place[1] == keys[-1]
+    }
+    (device,) = plan.devices
+    assert device.lost_blocks == 1 and not plan.is_whole
 
 
 def test_noise_is_no_pool(tmp_path: Path) -> None:

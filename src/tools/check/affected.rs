@@ -76,6 +76,19 @@ pub fn places(
     Ok(places)
 }
 
+/// Internal nodes that have one of these blocks below them.
+///
+/// # Errors
+/// Only [`Error::Interrupted`](crate::error::Error::Interrupted).
+pub fn leading_to(
+    reader: &Reader<'_>,
+    task: &Task<'_>,
+    forest: &Forest,
+    wanted: &FxHashSet<u32>,
+) -> Result<impl Iterator<Item = u32>> {
+    Ok(leading_nodes(reader, task, forest, wanted)?.into_keys())
+}
+
 /// Internal nodes with a wanted block below, from the last level up.
 fn leading_nodes(
     reader: &Reader<'_>,

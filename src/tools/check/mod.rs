@@ -18,6 +18,7 @@ mod space;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub(in crate::tools) use affected::leading_to;
 pub use finding::{Affected, Finding, Severity};
 pub use mend::{MendOptions, Mended, check_references, mend_device, mend_path};
 

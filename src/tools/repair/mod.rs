@@ -16,6 +16,7 @@ mod finish;
 mod graft;
 mod leaves;
 mod older;
+mod order;
 mod outlook;
 mod overlay;
 mod patch;

@@ -186,6 +186,14 @@ impl Survey {
         if let Some(roots) = self.basis.roots {
             self.count_roots(roots, &mut met);
             live = Trees::read(&reader, roots, &mut met, task)?;
+            // What was mended before may have brought this up, which is said once.
+            if !self
+                .mended
+                .iter()
+                .any(|told| Some(told) == live.renamed.as_ref())
+            {
+                self.mended.extend(live.renamed.clone());
+            }
             if self.basis.held_root != 0 {
                 match self.held_roots(&reader) {
                     Some(roots) => {
@@ -212,7 +220,8 @@ impl Survey {
         let damaged = !forest.damages.is_empty()
             || !live.roots_lost.is_empty()
             || !live.details_lost.is_empty();
-        if let Some(roots) = self.basis.roots.filter(|_| damaged) {
+        let may_slip = damaged || slips::is_odd(&forest);
+        if let Some(roots) = self.basis.roots.filter(|_| may_slip) {
             let mut slips = Slips::new(&*device, &forest, self.basis.limit);
             slips.find(roots, &live, task)?;
             // From the start: what hangs below is in reach now. There is an end

@@ -5,18 +5,20 @@
 //! What is found is read in the place of what is there; whether it fits is then verified
 //! as with any other node.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::order::{by_ids, in_order, put_in_order};
 use super::overlay::Blocks;
 use super::trees::Trees;
 use crate::block::{BlockData, Validator, kind_of};
 use crate::btree::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, NodeHeader, max_entries};
 use crate::device::Device;
-use crate::error::{Damage, Error, Result};
+use crate::error::{Damage, Error, Result, Value};
 use crate::task::Task;
 use crate::thin::{MAGIC, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock};
+use crate::tools::check::leading_to;
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
-use crate::walk::{Forest, State};
+use crate::walk::{Forest, Reader, State};
 
 const INTERNAL: u32 = 1;
 const LEAF: u32 = 2;
@@ -58,10 +60,10 @@ pub(super) fn superblock(device: &dyn Device) -> Result<Option<(Box<BlockData>, 
 
 /// What a node has below it.
 #[derive(Clone, Copy)]
-struct Facts {
-    first: u64,
-    last: u64,
-    height: u8,
+pub(super) struct Facts {
+    pub first: u64,
+    pub last: u64,
+    pub height: u8,
 }
 
 /// What is known of a node before it is read.
@@ -73,7 +75,19 @@ struct Expected {
     height: Option<u8>,
     /// Bytes of a value of the leaves.
     leaf_bytes: u32,
+    /// Whether the leaves hold mappings, of which one may be left out.
+    maps: bool,
     depth: usize,
+}
+
+/// Where values lead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leads {
+    /// Each to a node that begins with its key.
+    On,
+    /// None to any block.
+    Nowhere,
+    Elsewhere,
 }
 
 /// The search, in all trees of a pool.
@@ -82,6 +96,13 @@ pub(super) struct Slips<'s> {
     /// The mappings, as far as they can be read as they are.
     forest: &'s Forest,
     limit: u64,
+    /// Leaves with mappings that cannot be, and nodes of another capacity than anybody
+    /// gives them: values are looked for in the wrong place then.
+    odd: FxHashSet<u32>,
+    /// Ids of devices by the other one of the two small trees, if it is whole.
+    ids: Vec<u64>,
+    /// Nodes above these.
+    leading: FxHashSet<u32>,
     /// Nodes that were looked at.
     known: FxHashMap<u32, Option<Facts>>,
     /// Nodes as they should be.
@@ -96,6 +117,9 @@ impl<'s> Slips<'s> {
             device,
             forest,
             limit,
+            odd: odd(forest).collect(),
+            ids: Vec::new(),
+            leading: FxHashSet::default(),
             known: FxHashMap::default(),
             blocks: Blocks::new(),
             wrong: Vec::new(),
@@ -109,6 +133,10 @@ impl<'s> Slips<'s> {
         live: &Trees,
         task: &Task<'_>,
     ) -> Result<()> {
+        if !self.odd.is_empty() {
+            let reader = Reader::new(self.device, false);
+            self.leading = leading_to(&reader, task, self.forest, &self.odd)?.collect();
+        }
         let small = [
             (mapping_root, POINTER, &live.roots_lost),
             (details_root, DETAILS, &live.details_lost),
@@ -117,11 +145,20 @@ impl<'s> Slips<'s> {
             if let Ok(root) = u32::try_from(root)
                 && !lost.is_empty()
             {
-                self.look(root, Expected::root(leaf_bytes), task)?;
+                self.ids = match leaf_bytes {
+                    POINTER if live.details_lost.is_empty() => {
+                        live.details.iter().map(|info| info.id).collect()
+                    }
+                    DETAILS if live.roots_lost.is_empty() => {
+                        live.roots.iter().map(|root| root.0).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                self.look(root, Expected::root(leaf_bytes, false), task)?;
             }
         }
-        for (_, root) in &live.roots {
-            self.look(*root, Expected::root(POINTER), task)?;
+        for root in live.roots.iter().map(|root| &root.1).chain(&live.strays) {
+            self.look(*root, Expected::root(POINTER, true), task)?;
         }
         Ok(())
     }
@@ -132,6 +169,8 @@ impl<'s> Slips<'s> {
         }
         if let Some(summary) = self.forest.summary(at)
             && summary.state == State::Sound
+            && !self.odd.contains(&at)
+            && !self.leading.contains(&at)
         {
             return Ok(Some(Facts {
                 first: summary.first,
@@ -159,7 +198,8 @@ impl<'s> Slips<'s> {
             Some((NODE_NAME, location)) => location,
             _ => return Ok(None),
         };
-        let mut wrong = header(place, &mut block, expected);
+        let mut wrong = self.flags(at, &mut block, expected)?;
+        wrong.extend(header(place, &mut block, expected));
         let Ok(node) = Node::parse(place, &block) else {
             return Ok(None);
         };
@@ -176,13 +216,31 @@ impl<'s> Slips<'s> {
             wrong.push(Damage::new(place, NODE_NAME, "location", location, place.0));
         }
         let facts = if leaf {
-            if !keys.windows(2).all(|two| two[0] < two[1]) {
-                return Ok(None);
-            }
-            Facts {
-                first,
-                last,
-                height: 0,
+            match keys.windows(2).all(|two| two[0] < two[1]) {
+                true => Facts {
+                    first,
+                    last,
+                    height: 0,
+                },
+                false => {
+                    let fixes = in_order(&keys, expected.low);
+                    let fixes = match expected.maps {
+                        true => fixes,
+                        false => fixes.and_then(|fixes| by_ids(&keys, &fixes, &self.ids)),
+                    };
+                    let Some(fixes) = fixes else {
+                        return Ok(None);
+                    };
+                    wrong.extend(fixes.iter().map(|(index, now)| {
+                        let key =
+                            |what: Value| Damage::new(place, NODE_NAME, "key", keys[*index], what);
+                        key(now.map_or("no mapping".into(), Value::Number))
+                    }));
+                    let Some(facts) = put_in_order(&mut block, &keys, &fixes) else {
+                        return Ok(None);
+                    };
+                    facts
+                }
             }
         } else {
             let children = node.children()?.iter().map(|child| child.get());
@@ -207,6 +265,73 @@ impl<'s> Slips<'s> {
         Ok(Some(facts))
     }
 
+    /// Says of a node whether it is a leaf, where its flags cannot be right: by how high its
+    /// neighbours are, or by whether it leads on.
+    fn flags(&self, at: u32, block: &mut BlockData, expected: Expected) -> Result<Vec<Damage>> {
+        let header: &NodeHeader = block.view();
+        let flags = header.flags.get();
+        // Pointers are as long as mappings.
+        let leads = || self.leads(block);
+        let right = match (flags, expected.height) {
+            (INTERNAL, None | Some(0)) if leads()? == Leads::Nowhere => LEAF,
+            (LEAF, None | Some(1..)) if self.odd.contains(&at) && leads()? == Leads::On => INTERNAL,
+            (INTERNAL | LEAF, _) => return Ok(Vec::new()),
+            (_, Some(0)) => LEAF,
+            (_, Some(_)) => INTERNAL,
+            // A root: that bit is set which says so, and others as well.
+            (_, None) => match flags & (INTERNAL | LEAF) {
+                one @ (INTERNAL | LEAF) => one,
+                _ if leads()? == Leads::On => INTERNAL,
+                _ if leads()? == Leads::Nowhere => LEAF,
+                _ => return Ok(Vec::new()),
+            },
+        };
+        let place = BlockNr(at.into());
+        let header: &mut NodeHeader = block.view_mut();
+        header.flags.set(right);
+        let wrong = Damage::new(place, NODE_NAME, "flags", flags, right);
+        Ok(vec![wrong])
+    }
+
+    /// Where the values of a node lead if they are pointers.
+    fn leads(&self, block: &BlockData) -> Result<Leads> {
+        let header: &NodeHeader = block.view();
+        let count = usize::try_from(header.nr_entries.get()).unwrap_or(usize::MAX);
+        let capacity = max_entries(8);
+        if count == 0 || count > capacity {
+            return Ok(Leads::Elsewhere);
+        }
+        let keys = size_of::<NodeHeader>();
+        let word = |at: usize| {
+            let bytes = block.bytes()[at..].first_chunk::<8>();
+            bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
+        };
+        let mut on = 0;
+        let mut possible = 0;
+        for index in 0..count {
+            let (key, value) = (word(keys + 8 * index), word(keys + 8 * (capacity + index)));
+            let Some(child) = u32::try_from(value).ok().filter(|child| *child != 0) else {
+                continue;
+            };
+            if value >= self.limit {
+                continue;
+            }
+            possible += 1;
+            if let Some(there) = self.read(child)?
+                && let Some((NODE_NAME, _)) = kind_of(&there)
+                && let first = there.bytes()[keys..].first_chunk::<8>()
+                && first.is_some_and(|first| u64::from_le_bytes(*first) == key)
+            {
+                on += 1;
+            }
+        }
+        Ok(match (on, possible) {
+            (_, 0) => Leads::Nowhere,
+            (on, _) if on == count => Leads::On,
+            _ => Leads::Elsewhere,
+        })
+    }
+
     /// An internal node's keys as its children tell them.
     fn inner(
         &mut self,
@@ -229,6 +354,7 @@ impl<'s> Slips<'s> {
                 low: Some(*key),
                 height,
                 leaf_bytes: expected.leaf_bytes,
+                maps: expected.maps,
                 depth: expected.depth + 1,
             };
             below.push(match block(child) {
@@ -283,12 +409,14 @@ impl<'s> Slips<'s> {
             return Ok(false);
         }
         let is_lost = |summary: &crate::walk::Summary| summary.state == State::Damaged;
-        if self.forest.summary(other).is_some_and(is_lost) {
+        let is_lost = self.forest.summary(other).is_some_and(is_lost);
+        let Some(there) = self.read(other)? else {
+            return Ok(is_lost);
+        };
+        // What is below it may be what is wrong with it, and this may be just that.
+        if is_lost && NODE_VALIDATOR.check(BlockNr(location), &there).is_err() {
             return Ok(true);
         }
-        let Some(there) = self.read(other)? else {
-            return Ok(false);
-        };
         // The two changed places, or it is there as well.
         let swapped = kind_of(&there).is_some_and(|(_, location)| location == u64::from(at));
         Ok(swapped || there.bytes()[16..] == block.bytes()[16..])
@@ -305,32 +433,40 @@ impl<'s> Slips<'s> {
 }
 
 impl Expected {
-    fn root(leaf_bytes: u32) -> Self {
+    fn root(leaf_bytes: u32, maps: bool) -> Self {
         Self {
             low: None,
             height: None,
             leaf_bytes,
+            maps,
             depth: 0,
         }
     }
+}
+
+/// Nodes that were read and may say something else.
+fn odd(forest: &Forest) -> impl Iterator<Item = u32> {
+    let capacity = forest
+        .irregular
+        .iter()
+        .filter(|odd| odd.check == "capacity");
+    let capacity = capacity.filter_map(|odd| u32::try_from(odd.block.0).ok());
+    forest
+        .bad_mappings
+        .iter()
+        .map(|bad| bad.leaf)
+        .chain(capacity)
+}
+
+/// Whether there may be something to mend although nothing is damaged.
+pub(super) fn is_odd(forest: &Forest) -> bool {
+    odd(forest).next().is_some()
 }
 
 /// Sets fields of a header that cannot be right, where only one value can be.
 fn header(place: BlockNr, block: &mut BlockData, expected: Expected) -> Vec<Damage> {
     let header: &mut NodeHeader = block.view_mut();
     let mut wrong = Vec::new();
-    let flags = header.flags.get();
-    if flags != INTERNAL && flags != LEAF {
-        let right = match (expected.height, flags & (INTERNAL | LEAF)) {
-            (Some(0), _) => LEAF,
-            (Some(_), _) => INTERNAL,
-            // A root: that bit is set which says so, and others as well.
-            (None, both @ (INTERNAL | LEAF)) => both,
-            _ => return wrong,
-        };
-        wrong.push(Damage::new(place, NODE_NAME, "flags", flags, right));
-        header.flags.set(right);
-    }
     let size = if header.flags.get() == LEAF {
         expected.leaf_bytes
     } else {

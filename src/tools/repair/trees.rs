@@ -3,10 +3,11 @@
 use rustc_hash::FxHashSet;
 use zerocopy::little_endian::U64;
 
-use crate::btree::Value;
-use crate::error::Result;
+use crate::btree::{NODE_NAME, Value};
+use crate::error::{Damage, Result};
 use crate::task::Task;
 use crate::thin::{DeviceInfo, MAX_DEVICE_ID};
+use crate::units::BlockNr;
 use crate::walk::{BlockSet, Counts, Reader, each_leaf_in_order, tree_shape};
 
 /// Ids that a damaged node takes along: from the first to before the second.
@@ -21,6 +22,10 @@ pub(super) struct Trees {
     /// Id and root of each device's mappings, ascending.
     pub roots: Vec<(u64, u32)>,
     pub roots_lost: Vec<Ids>,
+    /// An id that cannot be, which is taken for the only one that is not in both trees.
+    pub renamed: Option<Damage>,
+    /// Roots of which it is not known whose they are.
+    pub strays: Vec<u32>,
 }
 
 /// References that were met.
@@ -59,19 +64,26 @@ impl Trees {
         let mut own = Self::default();
         let limit = met.counts.nr_blocks();
         let details = &mut own.details;
-        own.details_lost = read_tree(reader, details_root, met, task, |_, id, value| {
+        let mut anonymous = Vec::new();
+        own.details_lost = read_tree(reader, details_root, met, task, |at, _, id, value| {
             if id <= MAX_DEVICE_ID {
                 details.push(DeviceInfo::new(id, value));
+            } else {
+                anonymous.push((at, id, *value));
             }
             None
         })?;
         let known: FxHashSet<u64> = own.details.iter().map(|info| info.id).collect();
         let roots = &mut own.roots;
-        let (mut wrong, mut strays) = (Vec::new(), Vec::new());
-        own.roots_lost = read_tree(reader, mapping_root, met, task, |first, id, value: &U64| {
+        let (mut wrong, mut strays, mut nameless) = (Vec::new(), Vec::new(), Vec::new());
+        let mut root_of = |at: BlockNr, first: bool, id: u64, value: &U64| {
             let root = value.get();
             match u32::try_from(root) {
-                Ok(block) if id <= MAX_DEVICE_ID && root != 0 && root < limit => {
+                Ok(block) if root != 0 && root < limit => {
+                    if id > MAX_DEVICE_ID {
+                        nameless.push((at, id, block, first));
+                        return None;
+                    }
                     if own.details_lost.is_empty() && !known.contains(&id) {
                         strays.push((id, block, first));
                         return None;
@@ -84,10 +96,31 @@ impl Trees {
                     None
                 }
             }
-        })?;
+        };
+        own.roots_lost = read_tree(reader, mapping_root, met, task, &mut root_of)?;
         let found: FxHashSet<u64> = own.roots.iter().map(|root| root.0).collect();
         let missing = known.iter().filter(|id| !found.contains(id));
-        let missing: Vec<Ids> = missing.map(|id| (*id, id.checked_add(1))).collect();
+        let mut missing: Vec<Ids> = missing.map(|id| (*id, id.checked_add(1))).collect();
+        let told = own.details_lost.is_empty() && strays.is_empty();
+        if let ([(at, was, block, first)], [(id, _)], true) = (&nameless[..], &missing[..], told) {
+            own.renamed = Some(Damage::new(*at, NODE_NAME, "key", *was, *id));
+            own.roots.push((*id, *block));
+            if *first {
+                met.counts.add((*block).into());
+            }
+            missing.clear();
+        } else {
+            wrong.extend(nameless.iter().map(|each| (each.1, each.1.checked_add(1))));
+        }
+        if let ([(at, was, value)], [(id, ..)], true) =
+            (&anonymous[..], &strays[..], missing.is_empty())
+        {
+            own.renamed = Some(Damage::new(*at, NODE_NAME, "key", *was, *id));
+            own.details.push(DeviceInfo::new(*id, value));
+            own.details.sort_unstable_by_key(|info| info.id);
+        } else if !anonymous.is_empty() {
+            own.details_lost.push((0, None));
+        }
         if strays.is_empty() || missing.is_empty() {
             for (id, block, first) in strays {
                 own.roots.push((id, block));
@@ -100,6 +133,7 @@ impl Trees {
             // The one has a root and no details, the other details and no root: an id is
             // wrong, and the tree is one to be found.
             wrong.extend(missing);
+            own.strays = strays.iter().map(|stray| stray.1).collect();
         }
         own.roots_lost.extend(wrong);
         Ok(own)
@@ -113,7 +147,7 @@ fn read_tree<V: Value>(
     root: u64,
     met: &mut Met,
     task: &Task<'_>,
-    mut entry: impl FnMut(bool, u64, &V) -> Option<u64>,
+    mut entry: impl FnMut(BlockNr, bool, u64, &V) -> Option<u64>,
 ) -> Result<Vec<Ids>> {
     let Met { counts, counted } = met;
     let shape = tree_shape(reader, task, root, size_of::<V>(), counts, counted)?;
@@ -130,7 +164,7 @@ fn read_tree<V: Value>(
         };
         let first = counted.insert(node.location().0);
         for (key, value) in node.keys().iter().zip(node.values::<V>()?) {
-            if let Some(block) = entry(first, key.get(), value) {
+            if let Some(block) = entry(node.location(), first, key.get(), value) {
                 counts.add(block);
             }
         }
