@@ -103,6 +103,30 @@ class Tree:
                         found.add((device, key, int.from_bytes(value, "little") >> 24))
         return found
 
+    def untold(self, damaged: bytes) -> set[Mapped]:
+        """Mappings that have another key than they had, between the same neighbours.
+
+        The block's checksum is right, and nothing in it is odd: nobody can tell.
+        """
+        other = Tree(damaged)
+        found: set[Mapped] = set()
+        for device, (_, root) in self.device_roots().items():
+            for _, leaf in self.leaves(root):
+                block = other.block(leaf)
+                if block == self.block(leaf) or block[4:32] != self.block(leaf)[4:32]:
+                    continue
+                if block != seal(block, "btree node"):
+                    continue
+                was, now = self.entries(leaf)[1], other.entries(leaf)[1]
+                keys = [key for key, _ in now]
+                if keys[0] == was[0][0] and keys == sorted(set(keys)):
+                    found |= {
+                        (device, key, int.from_bytes(value, "little") >> 24)
+                        for (key, value), new in zip(was, now, strict=True)
+                        if new != (key, value)
+                    }
+        return found
+
 
 def damage(draw: random.Random, content: bytes, older: list[bytes]) -> tuple[bytes, str]:
     """One to fifty blocks are spoiled in one of several ways.

@@ -14,6 +14,7 @@ mod doubled;
 mod eras;
 mod finish;
 mod graft;
+mod kinds;
 mod leaves;
 mod older;
 mod order;

@@ -7,6 +7,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::kinds::LEAF;
 use super::order::{by_ids, in_order, put_in_order};
 use super::overlay::Blocks;
 use super::trees::Trees;
@@ -20,10 +21,8 @@ use crate::tools::check::leading_to;
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
 use crate::walk::{Forest, Reader, State};
 
-const INTERNAL: u32 = 1;
-const LEAF: u32 = 2;
 /// Bytes of a pointer, and of a mapping.
-const POINTER: u32 = 8;
+pub(super) const POINTER: u32 = 8;
 /// Bytes of a device's details.
 const DETAILS: u32 = 24;
 
@@ -68,26 +67,16 @@ pub(super) struct Facts {
 
 /// What is known of a node before it is read.
 #[derive(Clone, Copy)]
-struct Expected {
+pub(super) struct Expected {
     /// The parent's key; `None` above the root.
     low: Option<u64>,
     /// Levels below it, if its neighbours tell.
-    height: Option<u8>,
+    pub height: Option<u8>,
     /// Bytes of a value of the leaves.
-    leaf_bytes: u32,
+    pub leaf_bytes: u32,
     /// Whether the leaves hold mappings, of which one may be left out.
-    maps: bool,
+    pub maps: bool,
     depth: usize,
-}
-
-/// Where values lead.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Leads {
-    /// Each to a node that begins with its key.
-    On,
-    /// None to any block.
-    Nowhere,
-    Elsewhere,
 }
 
 /// The search, in all trees of a pool.
@@ -95,12 +84,12 @@ pub(super) struct Slips<'s> {
     device: &'s dyn Device,
     /// The mappings, as far as they can be read as they are.
     forest: &'s Forest,
-    limit: u64,
+    pub(super) limit: u64,
     /// Leaves with mappings that cannot be, and nodes of another capacity than anybody
     /// gives them: values are looked for in the wrong place then.
-    odd: FxHashSet<u32>,
+    pub(super) odd: FxHashSet<u32>,
     /// Ids of devices by the other one of the two small trees, if it is whole.
-    ids: Vec<u64>,
+    pub(super) ids: Vec<u64>,
     /// Nodes above these.
     leading: FxHashSet<u32>,
     /// Nodes that were looked at.
@@ -265,73 +254,6 @@ impl<'s> Slips<'s> {
         Ok(Some(facts))
     }
 
-    /// Says of a node whether it is a leaf, where its flags cannot be right: by how high its
-    /// neighbours are, or by whether it leads on.
-    fn flags(&self, at: u32, block: &mut BlockData, expected: Expected) -> Result<Vec<Damage>> {
-        let header: &NodeHeader = block.view();
-        let flags = header.flags.get();
-        // Pointers are as long as mappings.
-        let leads = || self.leads(block);
-        let right = match (flags, expected.height) {
-            (INTERNAL, None | Some(0)) if leads()? == Leads::Nowhere => LEAF,
-            (LEAF, None | Some(1..)) if self.odd.contains(&at) && leads()? == Leads::On => INTERNAL,
-            (INTERNAL | LEAF, _) => return Ok(Vec::new()),
-            (_, Some(0)) => LEAF,
-            (_, Some(_)) => INTERNAL,
-            // A root: that bit is set which says so, and others as well.
-            (_, None) => match flags & (INTERNAL | LEAF) {
-                one @ (INTERNAL | LEAF) => one,
-                _ if leads()? == Leads::On => INTERNAL,
-                _ if leads()? == Leads::Nowhere => LEAF,
-                _ => return Ok(Vec::new()),
-            },
-        };
-        let place = BlockNr(at.into());
-        let header: &mut NodeHeader = block.view_mut();
-        header.flags.set(right);
-        let wrong = Damage::new(place, NODE_NAME, "flags", flags, right);
-        Ok(vec![wrong])
-    }
-
-    /// Where the values of a node lead if they are pointers.
-    fn leads(&self, block: &BlockData) -> Result<Leads> {
-        let header: &NodeHeader = block.view();
-        let count = usize::try_from(header.nr_entries.get()).unwrap_or(usize::MAX);
-        let capacity = max_entries(8);
-        if count == 0 || count > capacity {
-            return Ok(Leads::Elsewhere);
-        }
-        let keys = size_of::<NodeHeader>();
-        let word = |at: usize| {
-            let bytes = block.bytes()[at..].first_chunk::<8>();
-            bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
-        };
-        let mut on = 0;
-        let mut possible = 0;
-        for index in 0..count {
-            let (key, value) = (word(keys + 8 * index), word(keys + 8 * (capacity + index)));
-            let Some(child) = u32::try_from(value).ok().filter(|child| *child != 0) else {
-                continue;
-            };
-            if value >= self.limit {
-                continue;
-            }
-            possible += 1;
-            if let Some(there) = self.read(child)?
-                && let Some((NODE_NAME, _)) = kind_of(&there)
-                && let first = there.bytes()[keys..].first_chunk::<8>()
-                && first.is_some_and(|first| u64::from_le_bytes(*first) == key)
-            {
-                on += 1;
-            }
-        }
-        Ok(match (on, possible) {
-            (_, 0) => Leads::Nowhere,
-            (on, _) if on == count => Leads::On,
-            _ => Leads::Elsewhere,
-        })
-    }
-
     /// An internal node's keys as its children tell them.
     fn inner(
         &mut self,
@@ -423,7 +345,7 @@ impl<'s> Slips<'s> {
     }
 
     /// A block, unless the device cannot read it.
-    fn read(&self, at: u32) -> Result<Option<Box<BlockData>>> {
+    pub(super) fn read(&self, at: u32) -> Result<Option<Box<BlockData>>> {
         match read(self.device, at.into()) {
             Ok(block) => Ok(Some(block)),
             Err(Error::Io { .. }) => Ok(None),
