@@ -57,7 +57,7 @@ pub struct Trim {
 
 impl Trim {
     /// Checks a pool's metadata, and finds out what is free. `like_1_x`: also where the pool
-    /// says that it has to be checked; but not if anything is wrong beside sums.
+    /// says that it has to be checked; but not if anything is wrong that they would see.
     ///
     /// # Errors
     /// [`Error::ReadOnly`] where the pool says that it has to be checked;
@@ -72,8 +72,11 @@ impl Trim {
                 device.path().display()
             )));
         }
-        let (report, references) = check_references(&device, task)?;
-        let is_sound = report.is_sound(!like_1_x);
+        let (report, references) = check_references(&device, like_1_x, task)?;
+        let is_sound = match like_1_x {
+            true => report.is_sound_for_1_x(false),
+            false => report.is_sound(true),
+        };
         let references = match references.filter(|_| is_sound) {
             Some(references) => references,
             None => {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import thinmeta
 from counts import Counts
 from dropins import DropIns
+from loops import loop_device
 from oracles import newer_tools
 
 #: In block 0: flags, of which the first bit is needs_check.
@@ -139,3 +141,24 @@ def test_random_pools_are_found_out_and_mended(tmp_path: Path, seed: int) -> Non
     assert thinmeta.check(out).is_clean
     for device, mappings in zip(plan.devices, devices, strict=True):
         assert device.kept_blocks == len({data for _, data in mappings})
+
+
+@pytest.mark.parametrize("devices", [[TWICE], [TWICE, ONCE]])
+def test_trim_and_shrink_end_as_those_of_1_x(
+    drop_in: DropIns, tmp_path: Path, devices: Devices
+) -> None:
+    image, data, out = restored(devices, tmp_path), tmp_path / "data", tmp_path / "out"
+    data.touch()
+    os.truncate(data, 5000 * 65536)
+    status = 1 if len(devices) == 1 else 0
+    with loop_device(data) as device:
+        words: list[str | Path] = ["--metadata-dev", image, "--data-dev", device]
+        assert drop_in("thin_trim", *words).status == status
+        assert newer("thin_trim", *words) in (65 * status, None)
+    # Ours minds, if nobody else does.
+    assert drop_in("trim", image, "--data", data).status == 1
+    words = ["-i", image, "-o", out, "--data", data, "--nr-blocks", "4000"]
+    out.write_bytes(bytes(1 << 20))
+    assert drop_in("thin_shrink --binary --no-copy", *words).status == 0
+    out.write_bytes(bytes(1 << 20))
+    assert newer("thin_shrink", "--binary", "--no-copy", *words) in (0, None)

@@ -74,6 +74,28 @@ def test_mappings_later_than_the_clock_are_no_reason_not_to_activate(
     assert newer("thin_check", "-q", "--ignore-non-fatal-errors", image) in (0, None)
 
 
+def test_such_a_pool_is_shrunk_and_its_clock_put_forward(
+    corpus: Corpus, drop_in: DropIns, tmp_path: Path
+) -> None:
+    image, data, out = tmp_path / "meta.img", tmp_path / "data", tmp_path / "out"
+    behind(corpus, image)
+    model = corpus["snap-chain"].model
+    data.touch()
+    words = ["--binary", "--no-copy", "-i", image, "-o", out, "--data", data]
+    words += ["--nr-blocks", str(model.nr_data_blocks - 1)]
+    with data.open("r+b") as file:
+        file.truncate(model.nr_data_blocks * 65536)
+    out.write_bytes(bytes(4 << 20))
+    assert newer("thin_shrink", *words) in (0, None)
+    out.write_bytes(bytes(4 << 20))
+    assert drop_in("thin_shrink", *words).status == 0
+    assert thinmeta.check(out).is_clean
+    assert PoolModel.from_xml(drop_in("thin_dump", out).out).devices == model.devices
+    # By our own rule, such a pool has to be repaired first.
+    with pytest.raises(thinmeta.DamagedBlockError, match="time"):
+        thinmeta.plan_shrink(image, data_blocks=model.nr_data_blocks - 1)
+
+
 @pytest.mark.parametrize("option", ["--clear-needs-check-flag", "--auto-repair"])
 def test_nor_is_needs_check_kept_for_it(
     corpus: Corpus, drop_in: DropIns, tmp_path: Path, option: str

@@ -163,16 +163,18 @@ fn look(device: &Arc<dyn Device>, task: &Task<'_>) -> Result<(CheckReport, Optio
 }
 
 /// Checks everything; how many references each data block has, where nothing fatal is
-/// wrong: of all devices, and of those of the metadata snapshot.
+/// wrong, or nothing that 1.x would see: of all devices, and of those of the metadata
+/// snapshot.
 ///
 /// # Errors
 /// As [`super::check_path`].
 pub fn check_references(
     device: &Arc<dyn Device>,
+    like_1_x: bool,
     task: &Task<'_>,
 ) -> Result<(CheckReport, Option<Counts>)> {
     let (report, known) = look(device, task)?;
-    let known = known.filter(|_| report.may_be_mended(false));
+    let known = known.filter(|_| report.may_be_mended(like_1_x));
     Ok((report, known.map(|known| known.data)))
 }
 

@@ -125,7 +125,7 @@ impl CheckReport {
     }
 
     /// Whether thin-provisioning-tools 1.x find it sound; see [`Leniency`].
-    fn is_sound_for_1_x(&self, minor: bool) -> bool {
+    pub(in crate::tools) fn is_sound_for_1_x(&self, minor: bool) -> bool {
         let counts = |finding: &Finding| match finding.severity {
             Severity::Fatal => !self.is_ignored_by_1_x(finding),
             Severity::NonFatal if minor => finding.code == MAPPED_BLOCKS,

@@ -129,7 +129,8 @@ impl Merge {
         // What the new pool has besides the merged origin.
         let goes = |id: u64| id == options.origin || id == options.snapshot && !self.stays();
         let others = self.sound.devices.iter().filter(|each| !goes(each.0.id));
-        let (others, _) = walk(&self.sound.pool, others.map(|each| each.1), task)?;
+        // It was found sound when all was read.
+        let (others, _) = walk(&self.sound.pool, others.map(|each| each.1), u32::MAX, task)?;
         // Of an overlay, what is in no other tree.
         let mut own = Counts::new(others.nr_blocks());
         let mut found = MergeOutlook::default();

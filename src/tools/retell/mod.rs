@@ -45,15 +45,21 @@ impl Sound {
     /// for a pool that has to be checked first. [`Error::Damaged`].
     pub fn read(pool: Arc<Pool>, task: &Task<'_>) -> Result<Self> {
         refuse_marks(&pool)?;
-        Self::read_marked(pool, task)
+        let latest = pool.superblock().time.get();
+        Self::read_all(pool, latest, task)
     }
 
-    /// The same, whatever the superblock says of a metadata snapshot and of a check that
-    /// is due: neither will be in what is made of it.
+    /// The same, whatever the superblock says of a metadata snapshot, of a check that is
+    /// due and of the time: neither of the two will be in what is made of it, and its clock
+    /// will be that of its latest mapping at the least.
     ///
     /// # Errors
     /// [`Error::Damaged`].
     pub fn read_marked(pool: Arc<Pool>, task: &Task<'_>) -> Result<Self> {
+        Self::read_all(pool, u32::MAX, task)
+    }
+
+    fn read_all(pool: Arc<Pool>, latest: u32, task: &Task<'_>) -> Result<Self> {
         refuse_kind(&pool)?;
         let roots = pool.device_roots()?;
         refuse_lone_devices(&pool, &roots)?;
@@ -63,7 +69,7 @@ impl Sound {
         for (info, (_, root)) in infos.into_iter().zip(&roots) {
             devices.push((info, usable_root(*root, limit)?));
         }
-        let (data, nodes_shared) = walk(&pool, devices.iter().map(|each| each.1), task)?;
+        let (data, nodes_shared) = walk(&pool, devices.iter().map(|each| each.1), latest, task)?;
         let mut own = Self {
             pool,
             devices,
@@ -175,11 +181,12 @@ fn refuse_marks(pool: &Pool) -> Result<()> {
     Ok(())
 }
 
-/// Counts the leaves that map each data block, and refuses whatever is not sound; says
-/// whether a node has two parents.
+/// Counts the leaves that map each data block, and refuses whatever is not sound, as a
+/// mapping later than `latest` is; says whether a node has two parents.
 pub(super) fn walk(
     pool: &Pool,
     roots: impl Iterator<Item = u32>,
+    latest: u32,
     task: &Task<'_>,
 ) -> Result<(FrozenCounts, bool)> {
     let (metadata_blocks, superblock) = (metadata_blocks(pool), pool.superblock());
@@ -187,7 +194,7 @@ pub(super) fn walk(
         metadata_blocks,
         data_blocks: superblock.data_blocks(),
         virtual_blocks: superblock.virtual_blocks(),
-        time: superblock.time.get(),
+        time: latest,
     };
     // Every data block has its place in a bitmap, and each bitmap is a metadata block.
     let countable = metadata_blocks * ENTRIES_PER_BITMAP as u64;
