@@ -81,7 +81,7 @@ def test_such_a_pool_is_shrunk_and_its_clock_put_forward(
     behind(corpus, image)
     model = corpus["snap-chain"].model
     data.touch()
-    words = ["--binary", "--no-copy", "-i", image, "-o", out, "--data", data]
+    words: list[str | Path] = ["--binary", "--no-copy", "-i", image, "-o", out, "--data", data]
     words += ["--nr-blocks", str(model.nr_data_blocks - 1)]
     with data.open("r+b") as file:
         file.truncate(model.nr_data_blocks * 65536)

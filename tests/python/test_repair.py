@@ -504,6 +504,9 @@ def test_random_damage_under_right_checksums(
         4_001_501_000_327,
         # The leaf with the devices' roots, which says that it leads to others.
         5_001_001_000_001,
+        # One device with two ids: that which other blocks know as well.
+        1_001_537,
+        1_001_103,
         # A root that cannot be read as its id is out of order, and a key below it.
         4_001_501_000_239,
     ],

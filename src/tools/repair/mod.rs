@@ -14,6 +14,7 @@ mod doubled;
 mod eras;
 mod finish;
 mod graft;
+mod ids;
 mod kinds;
 mod leaves;
 mod older;

@@ -51,16 +51,23 @@ fn fit(keys: &[u64], at: usize, low: Option<u64>) -> Option<Option<u64>> {
 /// What to do where keys are ids of devices, of which none may be left out: the other tree
 /// that has them tells which is missing.
 pub(super) fn by_ids(keys: &[u64], fixes: &[Fix], ids: &[u64]) -> Option<Vec<Fix>> {
-    if let [(at, None)] = fixes {
-        let others = |id: &&u64| (0..keys.len()).all(|index| index == *at || keys[index] != **id);
-        let mut missing = ids.iter().filter(others);
-        let (Some(id), None) = (missing.next(), missing.next()) else {
-            return None;
+    if fixes.iter().all(|fix| fix.1.is_none()) {
+        let mut told = fixes.iter().filter_map(|(at, _)| {
+            let others =
+                |id: &&u64| (0..keys.len()).all(|index| index == *at || keys[index] != **id);
+            let mut missing = ids.iter().filter(others);
+            let (Some(id), None) = (missing.next(), missing.next()) else {
+                return None;
+            };
+            let mut now = keys.to_vec();
+            now[*at] = *id;
+            let rises = now.windows(2).all(|two| two[0] < two[1]);
+            rises.then_some((*at, Some(*id)))
+        });
+        return match (told.next(), told.next()) {
+            (Some(only), None) => Some(vec![only]),
+            _ => None,
         };
-        let mut now = keys.to_vec();
-        now[*at] = *id;
-        let rises = now.windows(2).all(|two| two[0] < two[1]);
-        return rises.then(|| vec![(*at, Some(*id))]);
     }
     let told = fixes.iter().all(|fix| fix.1.is_some());
     told.then(|| fixes.to_vec())
@@ -178,6 +185,11 @@ mod tests {
         assert_eq!(by(&[4, 5, 20, 30]), None);
         assert_eq!(by(&[20, 25, 30]), None);
         assert_eq!(by(&[]), None);
+        // Either may be wrong, but only one of them for this.
+        let by = |ids: &[u64]| by_ids(&[13, 6], &[(0, None), (1, None)], ids);
+        assert_eq!(by(&[5, 6]), Some(vec![(0, Some(5))]));
+        assert_eq!(by(&[13, 20]), Some(vec![(1, Some(20))]));
+        assert_eq!(by(&[5, 20]), None);
         // Two that are wrong.
         assert_eq!(fixed(&[1, 9, 3, 4, 2, 6], Some(1)), None);
     }

@@ -186,6 +186,7 @@ impl Survey {
         if let Some(roots) = self.basis.roots {
             self.count_roots(roots, &mut met);
             live = Trees::read(&reader, roots, &mut met, task)?;
+            self.settle_ids(&mut live, roots, &mut met, task)?;
             // What was mended before may have brought this up, which is said once.
             if !self
                 .mended

@@ -146,8 +146,9 @@ impl<'s> Slips<'s> {
                 self.look(root, Expected::root(leaf_bytes, false), task)?;
             }
         }
-        for root in live.roots.iter().map(|root| &root.1).chain(&live.strays) {
-            self.look(*root, Expected::root(POINTER, true), task)?;
+        let strays = live.strays.iter().map(|stray| stray.1);
+        for root in live.roots.iter().map(|root| root.1).chain(strays) {
+            self.look(root, Expected::root(POINTER, true), task)?;
         }
         Ok(())
     }

@@ -24,8 +24,11 @@ pub(super) struct Trees {
     pub roots_lost: Vec<Ids>,
     /// An id that cannot be, which is taken for the only one that is not in both trees.
     pub renamed: Option<Damage>,
-    /// Roots of which it is not known whose they are.
-    pub strays: Vec<u32>,
+    /// Roots of which it is not known whose they are, with the ids that they have there, and
+    /// whether they are met for the first time.
+    pub strays: Vec<(u64, u32, bool)>,
+    /// Devices that have none.
+    missing: Vec<u64>,
 }
 
 /// References that were met.
@@ -52,6 +55,35 @@ impl Trees {
         };
         let mut lost = self.roots_lost.iter();
         lost.any(|one| self.details_lost.iter().any(|other| meets(one, other)))
+    }
+
+    /// The ids of a root and of details that belong to each other, as there are no others
+    /// that have none.
+    pub fn two_ids(&self) -> Option<(u64, u64)> {
+        match (&self.strays[..], &self.missing[..]) {
+            ([stray], [missing]) => Some((stray.0, *missing)),
+            _ => None,
+        }
+    }
+
+    /// Makes one id of the two.
+    pub fn take_id(&mut self, right: u64, met: &mut Met) {
+        let Some((_, missing)) = self.two_ids() else {
+            return;
+        };
+        for (_, block, first) in self.strays.drain(..) {
+            self.roots.push((right, block));
+            if first {
+                met.counts.add(block.into());
+            }
+        }
+        self.roots.sort_unstable();
+        for info in self.details.iter_mut().filter(|info| info.id == missing) {
+            info.id = right;
+        }
+        self.details.sort_unstable_by_key(|info| info.id);
+        self.roots_lost.retain(|lost| lost.0 != missing);
+        self.missing.clear();
     }
 
     /// Reads what is under these roots.
@@ -132,8 +164,9 @@ impl Trees {
         } else {
             // The one has a root and no details, the other details and no root: an id is
             // wrong, and the tree is one to be found.
+            own.missing = missing.iter().map(|ids| ids.0).collect();
             wrong.extend(missing);
-            own.strays = strays.iter().map(|stray| stray.1).collect();
+            own.strays = strays;
         }
         own.roots_lost.extend(wrong);
         Ok(own)
