@@ -159,7 +159,8 @@ moves: $(DEV_ENV) $(NATIVE) ## MOVES_POOLS (500) random pools from MOVES_SEED (1
 
 dropins: $(DEV_ENV) $(NATIVE) ## DROPIN_POOLS (500) random pools from DROPIN_SEED (1) on, told of beside both generations of the peers; an hour and a half
 	@THINMETA_DROPIN_POOLS=$(DROPIN_POOLS) THINMETA_DROPIN_SEED=$(DROPIN_SEED) THINMETA_ORACLES=require \
-	    $(BIN)/python -m pytest -q tests/python/test_dropins_peers.py tests/python/test_rmap.py
+	    THINMETA_PACK_POOLS=$(DROPIN_POOLS) $(BIN)/python -m pytest -q \
+	    tests/python/test_dropins_peers.py tests/python/test_dropins_packing.py tests/python/test_rmap.py
 
 histories: $(DEV_ENV) $(NATIVE) ## HISTORIES (2000) random histories of pools from HISTORY_SEED (1) on; long
 	@THINMETA_HISTORIES=$(HISTORIES) THINMETA_HISTORY_SEED=$(HISTORY_SEED) \

@@ -2,8 +2,8 @@
 
     benches/run [GROUP ...] [--scale 0.2] [--rounds 5] [--json FILE] [--markdown FILE]
 
-Groups: start check dump delta ls find volume engine pools backup (default: all of these), and
-archivers. README.md tells how to read it.
+Groups: start check dump delta ls rebuild find volume engine pools backup (default: all of these),
+and archivers. README.md tells how to read it.
 """
 
 from __future__ import annotations
