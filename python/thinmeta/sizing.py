@@ -30,7 +30,8 @@ class MetadataSize:
 
     Attributes:
         leaves: Leaves of the devices' mappings.
-        inner_nodes: Nodes above them, and roots of devices without mappings.
+        inner_nodes: Nodes above them, and roots of devices without mappings: one for each,
+            as they are created; :func:`thinmeta.restore` makes one for all.
         top_level: The tree that has each device's root.
         details: The tree that has each device's counters.
         data_map: Bitmaps of the data blocks, their index, and the tree of large counts.
