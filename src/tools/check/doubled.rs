@@ -105,6 +105,10 @@ impl FirstMet {
         };
         let here = virtual_block.wrapping_add(1);
         let order = Ordering::Relaxed;
+        // Most were met there before, and to exchange something takes much longer.
+        if place.load(order) == here {
+            return false;
+        }
         match place.compare_exchange(NOWHERE, here, order, order) {
             Err(other) if other != here => place.swap(DOUBTFUL, order) != DOUBTFUL,
             _ => false,
