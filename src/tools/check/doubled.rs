@@ -6,7 +6,7 @@
 //! those without shared blocks nothing is read for that. Only for doubtful ones is it
 //! found out which devices reach both places.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use zerocopy::little_endian::U64;
@@ -32,6 +32,20 @@ const NOT_CHECKED: &str = "doubled-not-checked";
 /// not take for ever.
 const MAX_PLACES: u64 = 8_000_000;
 
+/// A leaf's virtual blocks and what they are mapped to.
+struct Mappings<'l>(&'l [U64], &'l [U64]);
+
+impl Mappings<'_> {
+    /// Virtual blocks and data blocks.
+    fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        let data = |value: &U64| MappingValue(value.get()).data_block();
+        self.0
+            .iter()
+            .map(|key| key.get())
+            .zip(self.1.iter().map(data))
+    }
+}
+
 /// No virtual block yet.
 const NOWHERE: u64 = 0;
 /// At more than one.
@@ -39,85 +53,105 @@ const DOUBTFUL: u64 = u64::MAX;
 
 /// Blocks of a region of [`Counts`].
 const REGION_BLOCKS: usize = 1 << 16;
+/// And its words of 32 bits.
+const REGION_WORDS: usize = REGION_BLOCKS / 32;
 
 /// Where blocks that have several references are first met.
-struct FirstMet(Vec<Option<Region>>);
-
-/// Of 65536 blocks.
-struct Region {
-    /// Which have several, and how many of these come before each word.
-    several: Box<[(u64, u32)]>,
+struct FirstMet {
+    /// Where the words of each region begin.
+    regions: Vec<usize>,
+    /// Which blocks have several references, and how many of these come before each
+    /// word. The words at the front are of all regions without such blocks.
+    words: Vec<(u32, u32)>,
     /// Their virtual blocks plus one, or one of the two above.
     places: Box<[AtomicU64]>,
-}
-
-impl Region {
-    fn new(counts: &[u8]) -> Option<Self> {
-        // At the speed of memory, as that is all that most regions need.
-        if counts.iter().fold(0, |most: u8, count| most.max(*count)) <= 1 {
-            return None;
-        }
-        let mut before = 0;
-        let word = |chunk: &[u8]| {
-            let bit = |word: u64, (bit, count): (usize, &u8)| word | u64::from(*count > 1) << bit;
-            let word = chunk.iter().enumerate().fold(0, bit);
-            let ranked = (word, before);
-            before += word.count_ones();
-            ranked
-        };
-        let several: Box<[_]> = counts.chunks(64).map(word).collect();
-        let places = (0..before).map(|_| AtomicU64::new(NOWHERE)).collect();
-        Some(Self { several, places })
-    }
 }
 
 impl FirstMet {
     /// For what is counted more than once; nothing where there is no such block.
     fn new(counts: &Counts) -> Option<Self> {
         let mut bytes = vec![0; REGION_BLOCKS];
+        let mut words = vec![(0, 0); REGION_WORDS];
+        let mut before = 0_u32;
         let mut region = |number| {
             let begin = number * REGION_BLOCKS as u64;
             if !counts.has_any_near(begin) {
-                return None;
+                return 0;
             }
             counts.copy_saturated(begin, &mut bytes);
-            Region::new(&bytes)
+            // At the speed of memory, as that is all that most regions need.
+            if bytes.iter().fold(0, |most: u8, count| most.max(*count)) <= 1 {
+                return 0;
+            }
+            let first = words.len();
+            words.extend(bytes.chunks(32).map(|chunk| {
+                let bit =
+                    |word: u32, (bit, count): (usize, &u8)| word | u32::from(*count > 1) << bit;
+                let word = chunk.iter().enumerate().fold(0, bit);
+                let ranked = (word, before);
+                // Never saturates: metadata has room for fewer mappings.
+                before = before.saturating_add(word.count_ones());
+                ranked
+            }));
+            first
         };
         let regions = counts.nr_blocks().div_ceil(REGION_BLOCKS as u64);
-        let regions: Vec<_> = (0..regions).map(&mut region).collect();
-        regions.iter().any(Option::is_some).then_some(Self(regions))
+        let regions = (0..regions).map(&mut region).collect();
+        (before > 0).then(|| Self {
+            regions,
+            words,
+            places: (0..before).map(|_| AtomicU64::new(NOWHERE)).collect(),
+        })
     }
 
-    fn place(&self, data: u64) -> Option<&AtomicU64> {
-        let region = usize::try_from(data / REGION_BLOCKS as u64).ok()?;
-        let region = self.0.get(region)?.as_ref()?;
+    /// Whether a data block has several references, and if so, its index in `places`.
+    fn find(&self, data: u64) -> (bool, usize) {
+        let region = usize::try_from(data / REGION_BLOCKS as u64).ok();
+        let region = region.and_then(|region| self.regions.get(region));
         let offset = (data % REGION_BLOCKS as u64) as usize;
-        let (word, before) = region.several.get(offset / 64)?;
-        let bit = 1 << (offset % 64);
-        let rank = before + (word & (bit - 1)).count_ones();
-        (word & bit != 0).then(|| &region.places[rank as usize])
+        let (word, before) = self.words[region.unwrap_or(&0) + offset / 32];
+        let bit = 1 << (offset % 32);
+        (
+            word & bit != 0,
+            (before + (word & (bit - 1)).count_ones()) as usize,
+        )
     }
 
-    /// A block was met; whether it is doubtful since then.
-    fn meet(&self, data: u64, virtual_block: u64) -> bool {
-        let Some(place) = self.place(data) else {
-            return false;
-        };
-        let here = virtual_block.wrapping_add(1);
-        let order = Ordering::Relaxed;
-        // Most were met there before, and to exchange something takes much longer.
-        if place.load(order) == here {
-            return false;
+    /// A leaf's mappings were met; whether any is doubtful since then.
+    ///
+    /// All places are found, without branches, before any is looked at, so that the
+    /// processor waits for many of them at once.
+    fn meet(&self, mappings: &Mappings<'_>, found: &mut Vec<(usize, u64)>) -> bool {
+        found.resize(mappings.0.len() + 1, (0, 0));
+        let mut len = 0;
+        for (key, data) in mappings.iter() {
+            let (several, index) = self.find(data);
+            found[len] = (index, key.wrapping_add(1));
+            len += usize::from(several);
         }
-        match place.compare_exchange(NOWHERE, here, order, order) {
-            Err(other) if other != here => place.swap(DOUBTFUL, order) != DOUBTFUL,
-            _ => false,
+        let mut any = false;
+        for (index, here) in &found[..len] {
+            any |= meet(&self.places[*index], *here);
         }
+        any
     }
 
     fn is_doubtful(&self, data: u64) -> bool {
-        let place = self.place(data);
-        place.is_some_and(|place| place.load(Ordering::Relaxed) == DOUBTFUL)
+        let (several, index) = self.find(data);
+        several && self.places[index].load(Ordering::Relaxed) == DOUBTFUL
+    }
+}
+
+/// What is at a place was met `here`; whether it is doubtful since then.
+fn meet(place: &AtomicU64, here: u64) -> bool {
+    let order = Ordering::Relaxed;
+    // Most were met there before, and to exchange something takes much longer.
+    if place.load(order) == here {
+        return false;
+    }
+    match place.compare_exchange(NOWHERE, here, order, order) {
+        Err(other) if other != here => place.swap(DOUBTFUL, order) != DOUBTFUL,
+        _ => false,
     }
 }
 
@@ -137,50 +171,51 @@ impl Check<'_> {
             return Ok(());
         };
         let leaves: Vec<u32> = forest.leaves().collect();
-        let any = AtomicBool::new(false);
-        let meet = |key, data| first.meet(data, key) && any.swap(true, Ordering::Relaxed);
-        self.each_mapping(&leaves, task, meet)?;
-        if !any.into_inner() {
+        let is_doubtful = self.each_leaf(&leaves, task, Vec::new, |places, mappings| {
+            first.meet(&mappings, places)
+        })?;
+        if !is_doubtful.contains(&true) {
             return Ok(());
         }
-        let is_doubtful = |_, data| first.is_doubtful(data);
-        let found = self.each_mapping(&leaves, task, is_doubtful)?;
+        let found = self.each_leaf(
+            &leaves,
+            task,
+            || (),
+            |(), mappings| {
+                let doubtful = mappings.iter().filter(|(_, data)| first.is_doubtful(*data));
+                doubtful.map(|(key, data)| (data, key)).collect()
+            },
+        )?;
         let some = |(_, found): &(u32, Vec<_>)| !found.is_empty();
         let doubtful = leaves.into_iter().zip(found).filter(some).collect();
         self.report_doubled(forest, devices, &doubtful, task)
     }
 
-    /// Data blocks and virtual blocks of the mappings in leaves, by leaf: those that are
-    /// `wanted` by their virtual block and data block.
-    fn each_mapping(
+    /// What is made of each leaf's mappings, virtual blocks and data blocks.
+    fn each_leaf<T: Clone + Default + Send, C: Send>(
         &self,
         leaves: &[u32],
         task: &Task<'_>,
-        wanted: impl Fn(u64, u64) -> bool + Sync,
-    ) -> Result<Vec<Vec<(u64, u64)>>> {
-        let read = |at, block: Result<&BlockData, Damage>| {
+        context: impl Fn() -> C + Sync,
+        make: impl Fn(&mut C, Mappings<'_>) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        let read = |context: &mut C, at, block: Result<&BlockData, Damage>| {
             let block = block?;
             let node = Node::parse(at, block)?;
-            let values = node.values::<U64>()?;
-            let data = values
-                .iter()
-                .map(|value| MappingValue(value.get()).data_block());
-            let all = node.keys().iter().map(|key| key.get()).zip(data);
-            Ok(all
-                .filter(|(key, data)| wanted(*key, *data))
-                .map(|(key, data)| (data, key))
-                .collect())
+            Ok(make(context, Mappings(node.keys(), node.values()?)))
         };
-        let (found, _) = self.reader.visit(
+        let (made, _) = self.reader.visit(
             task,
             leaves,
             NODE_NAME,
-            Vec::new(),
-            || (),
+            T::default(),
+            context,
             // What could be read before and cannot be now says nothing.
-            |(), at, block| Ok(read(at, block).unwrap_or_else(|_: Damage| Vec::new())),
+            |context, at, block| {
+                Ok(read(context, at, block).unwrap_or_else(|_: Damage| T::default()))
+            },
         )?;
-        Ok(found)
+        Ok(made)
     }
 
     /// Which devices reach two places of a doubtful block.
