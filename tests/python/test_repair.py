@@ -349,6 +349,23 @@ def test_leaves_that_changed_places_are_not_taken_for_each_other(
     assert not plan.mended
 
 
+def test_a_leaf_in_the_place_of_a_root_is_not_taken_for_it(corpus: Corpus, tmp_path: Path) -> None:
+    """Three blocks changed places in turn, so that no two have each other's."""
+    image = corpus["random-60k"]
+    content = image.meta.read_bytes()
+    tree = Tree(content)
+    root = tree.device_roots()[0][1]
+    one, other = [leaf for _, leaf in tree.leaves(root)][3:5]
+    moved = {key for leaf in (one, other) for key, _ in tree.entries(leaf)[1]}
+    spoiled = bytearray(content)
+    for at, was in ((root, one), (one, other), (other, root)):
+        spoiled[at * BLOCK : (at + 1) * BLOCK] = tree.block(was)
+    plan, model = repaired(bytes(spoiled), tmp_path)
+    assert not plan.mended
+    kept = {place for place in mapped(image.model) if place[1] not in moved}
+    assert kept <= mapped(model) <= mapped(image.model)
+
+
 def test_a_data_block_that_two_places_of_a_device_claim_stays_with_one(
     corpus: Corpus, thin_tools: ThinTools, tmp_path: Path
 ) -> None:

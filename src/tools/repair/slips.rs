@@ -205,7 +205,7 @@ impl<'s> Slips<'s> {
             let fits = expected
                 .low
                 .is_none_or(|low| low == first || one_bit && low < first);
-            if !fits || self.is_somebody_elses(at, location, &block)? {
+            if !fits || self.is_somebody_elses(location, &block)? {
                 return Ok(None);
             }
             wrong.push(Damage::new(place, NODE_NAME, "location", location, place.0));
@@ -329,7 +329,7 @@ impl<'s> Slips<'s> {
 
     /// Whether what is in a block may belong where it says that it does: it was written to
     /// the wrong place then.
-    fn is_somebody_elses(&self, at: u32, location: u64, block: &BlockData) -> Result<bool> {
+    fn is_somebody_elses(&self, location: u64, block: &BlockData) -> Result<bool> {
         let Some(other) = u32::try_from(location).ok() else {
             return Ok(false);
         };
@@ -345,9 +345,9 @@ impl<'s> Slips<'s> {
         if is_lost && NODE_VALIDATOR.check(BlockNr(location), &there).is_err() {
             return Ok(true);
         }
-        // The two changed places, or it is there as well.
-        let swapped = kind_of(&there).is_some_and(|(_, location)| location == u64::from(at));
-        Ok(swapped || there.bytes()[16..] == block.bytes()[16..])
+        // Blocks changed places, two or more in turn, or it is there as well.
+        let moved = kind_of(&there).is_some_and(|(_, own)| own != location);
+        Ok(moved || there.bytes()[16..] == block.bytes()[16..])
     }
 
     /// A block, unless the device cannot read it.
