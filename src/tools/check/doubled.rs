@@ -56,13 +56,38 @@ const REGION_BLOCKS: usize = 1 << 16;
 /// And its words of 32 bits.
 const REGION_WORDS: usize = REGION_BLOCKS / 32;
 
+/// Which of 32 blocks have several references, and how many of all blocks before them.
+#[derive(Clone, Copy, Default)]
+struct Word {
+    several: u32,
+    before: u32,
+}
+
+impl Word {
+    fn has_several(self, data: u64) -> bool {
+        self.several >> (data % 32) & 1 != 0
+    }
+
+    /// Of a block that has several, among all that have.
+    fn index(self, data: u64) -> u32 {
+        self.before + (self.several & ((1 << (data % 32)) - 1)).count_ones()
+    }
+}
+
+/// What is kept from leaf to leaf only so as not to ask for memory again.
+#[derive(Default)]
+struct Scratch {
+    words: Vec<Word>,
+    /// Indices of places, and what they should be.
+    found: Vec<(u32, u64)>,
+}
+
 /// Where blocks that have several references are first met.
 struct FirstMet {
     /// Where the words of each region begin.
     regions: Vec<usize>,
-    /// Which blocks have several references, and how many of these come before each
-    /// word. The words at the front are of all regions without such blocks.
-    words: Vec<(u32, u32)>,
+    /// Those at the front are of all regions where no block has several references.
+    words: Vec<Word>,
     /// Their virtual blocks plus one, or one of the two above.
     places: Box<[AtomicU64]>,
 }
@@ -71,7 +96,7 @@ impl FirstMet {
     /// For what is counted more than once; nothing where there is no such block.
     fn new(counts: &Counts) -> Option<Self> {
         let mut bytes = vec![0; REGION_BLOCKS];
-        let mut words = vec![(0, 0); REGION_WORDS];
+        let mut words = vec![Word::default(); REGION_WORDS];
         let mut before = 0_u32;
         let mut region = |number| {
             let begin = number * REGION_BLOCKS as u64;
@@ -87,11 +112,11 @@ impl FirstMet {
             words.extend(bytes.chunks(32).map(|chunk| {
                 let bit =
                     |word: u32, (bit, count): (usize, &u8)| word | u32::from(*count > 1) << bit;
-                let word = chunk.iter().enumerate().fold(0, bit);
-                let ranked = (word, before);
+                let several: u32 = chunk.iter().enumerate().fold(0, bit);
+                let word = Word { several, before };
                 // Never saturates: metadata has room for fewer mappings.
-                before = before.saturating_add(word.count_ones());
-                ranked
+                before = before.saturating_add(several.count_ones());
+                word
             }));
             first
         };
@@ -104,41 +129,40 @@ impl FirstMet {
         })
     }
 
-    /// Whether a data block has several references, and if so, its index in `places`.
-    fn find(&self, data: u64) -> (bool, usize) {
+    /// The word of a data block.
+    fn word(&self, data: u64) -> Word {
         let region = usize::try_from(data / REGION_BLOCKS as u64).ok();
         let region = region.and_then(|region| self.regions.get(region));
         let offset = (data % REGION_BLOCKS as u64) as usize;
-        let (word, before) = self.words[region.unwrap_or(&0) + offset / 32];
-        let bit = 1 << (offset % 32);
-        (
-            word & bit != 0,
-            (before + (word & (bit - 1)).count_ones()) as usize,
-        )
+        self.words[region.unwrap_or(&0) + offset / 32]
     }
 
     /// A leaf's mappings were met; whether any is doubtful since then.
     ///
-    /// All places are found, without branches, before any is looked at, so that the
-    /// processor waits for many of them at once.
-    fn meet(&self, mappings: &Mappings<'_>, found: &mut Vec<(usize, u64)>) -> bool {
-        found.resize(mappings.0.len() + 1, (0, 0));
+    /// All words are read, and then all places found, without branches, before any is
+    /// looked at, so that the processor waits for many of them at once.
+    fn meet(&self, mappings: &Mappings<'_>, scratch: &mut Scratch) -> bool {
+        scratch.words.clear();
+        scratch
+            .words
+            .extend(mappings.iter().map(|(_, data)| self.word(data)));
+        scratch.found.resize(scratch.words.len() + 1, (0, 0));
         let mut len = 0;
-        for (key, data) in mappings.iter() {
-            let (several, index) = self.find(data);
-            found[len] = (index, key.wrapping_add(1));
-            len += usize::from(several);
+        for ((key, data), word) in mappings.iter().zip(&scratch.words) {
+            scratch.found[len] = (word.index(data), key.wrapping_add(1));
+            len += usize::from(word.has_several(data));
         }
         let mut any = false;
-        for (index, here) in &found[..len] {
-            any |= meet(&self.places[*index], *here);
+        for (index, here) in &scratch.found[..len] {
+            any |= meet(&self.places[*index as usize], *here);
         }
         any
     }
 
     fn is_doubtful(&self, data: u64) -> bool {
-        let (several, index) = self.find(data);
-        several && self.places[index].load(Ordering::Relaxed) == DOUBTFUL
+        let word = self.word(data);
+        let place = || &self.places[word.index(data) as usize];
+        word.has_several(data) && place().load(Ordering::Relaxed) == DOUBTFUL
     }
 }
 
@@ -171,9 +195,10 @@ impl Check<'_> {
             return Ok(());
         };
         let leaves: Vec<u32> = forest.leaves().collect();
-        let is_doubtful = self.each_leaf(&leaves, task, Vec::new, |places, mappings| {
-            first.meet(&mappings, places)
-        })?;
+        let is_doubtful =
+            self.each_leaf(&leaves, task, Scratch::default, |scratch, mappings| {
+                first.meet(&mappings, scratch)
+            })?;
         if !is_doubtful.contains(&true) {
             return Ok(());
         }
