@@ -22,6 +22,7 @@ SDIST = [
     "Cargo.lock",
     "pyproject.toml",
     "README.md",
+    ".cargo/config.toml",
     "CHANGELOG.md",
     "LICENSE-*",
     "src/*.rs",
