@@ -33,8 +33,9 @@ fn fit(keys: &[u64], at: usize, low: Option<u64>) -> Option<Option<u64>> {
     let before = at.checked_sub(1).map(|before| keys[before]);
     let after = keys.get(at + 1).copied();
     if let (None, Some(low), Some(after)) = (before, low, after) {
-        // The first one is the parent's.
-        return (low < after).then_some(Some(low));
+        // The parent's, if there is room for no other: it stays behind when a leaf loses
+        // its first ones.
+        return (low < after).then(|| (low + 1 == after).then_some(low));
     }
     match (before, after) {
         (Some(before), Some(after)) => match after.checked_sub(before)? {
@@ -175,8 +176,9 @@ mod tests {
             Some(vec![(1, None), (2, None)])
         );
         assert_eq!(fixed(&[1, 20, 7, 21], Some(1)), Some(vec![(1, None)]));
-        // The first is the parent's, if there is one.
-        assert_eq!(fixed(&[50, 20, 30], Some(7)), Some(vec![(0, Some(7))]));
+        // The first is the parent's only if no other fits.
+        assert_eq!(fixed(&[50, 20, 30], Some(19)), Some(vec![(0, Some(19))]));
+        assert_eq!(fixed(&[50, 20, 30], Some(7)), Some(vec![(0, None)]));
         assert_eq!(fixed(&[50, 20, 30], None), Some(vec![(0, None)]));
         assert_eq!(fixed(&[5, 20, 3], Some(5)), Some(vec![(2, None)]));
         // Of ids, what the other tree has more.
