@@ -31,6 +31,7 @@ use content::Content;
 use parts::Part;
 pub use parts::PartId;
 pub use publish::{Output, publish, publish_image};
+pub use space::has_room;
 use tree::Tree;
 
 use crate::block::Validator;

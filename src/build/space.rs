@@ -6,11 +6,12 @@ use zerocopy::little_endian::{U32, U64};
 use super::blocks::{Blocks, Kind};
 use super::plain;
 use crate::disk_space::{
-    Bitmap, ENTRIES_PER_BITMAP, ENTRIES_PER_WORD, IndexEntry, MANY, MetadataIndex, SpaceMapRoot,
+    Bitmap, ENTRIES_PER_BITMAP, ENTRIES_PER_WORD, IndexEntry, MANY, MAX_DATA_BLOCKS, MetadataIndex,
+    SpaceMapRoot,
 };
 use crate::error::{Error, Result};
 use crate::task::Task;
-use crate::units::{BLOCK_BYTES, BlockNr};
+use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
 use crate::walk::Counts;
 
 const PER_BITMAP: u64 = ENTRIES_PER_BITMAP as u64;
@@ -25,16 +26,27 @@ fn bitmaps_for(blocks: u64) -> u64 {
     blocks.div_ceil(PER_BITMAP)
 }
 
-/// Refuses a data device whose bitmaps alone do not fit.
-pub(super) fn check_room(blocks: &Blocks, data_blocks: u64) -> Result<()> {
+/// Metadata blocks that an empty pool of so many data blocks takes.
+fn least_blocks(data_blocks: u64, own_bitmaps: u64) -> u64 {
     let bitmaps = bitmaps_for(data_blocks);
     let index = plain::tree_blocks(bitmaps, size_of::<IndexEntry>());
+    FIXED_BLOCKS - 1 + bitmaps + index + own_bitmaps
+}
+
+/// Whether there can be a pool of so many data blocks.
+#[must_use]
+pub fn has_room(data_blocks: u64) -> bool {
+    data_blocks <= MAX_DATA_BLOCKS && least_blocks(data_blocks, 1) <= MAX_METADATA_BLOCKS
+}
+
+/// Refuses a data device whose bitmaps alone do not fit.
+pub(super) fn check_room(blocks: &Blocks, data_blocks: u64) -> Result<()> {
     let own = if blocks.grows() {
         1
     } else {
         bitmaps_for(blocks.limit())
     };
-    let needed = FIXED_BLOCKS - 1 + bitmaps + index + own;
+    let needed = least_blocks(data_blocks, own);
     if needed <= blocks.limit() {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 
 use super::RepairOptions;
 use super::scan::Scan;
+use crate::build::has_room;
 use crate::device::Device;
 use crate::disk_space::SpaceMapRoot;
 use crate::error::{Error, Result};
@@ -34,6 +35,8 @@ pub struct Basis {
     pub data_blocks: Option<u64>,
     /// At least so many, where mappings need fewer.
     pub(super) least_data_blocks: u64,
+    /// What the superblock says of them, if that cannot be.
+    pub(super) impossible_data_blocks: Option<u64>,
     /// The transaction id that was given is the least one.
     pub(super) only_raise: bool,
     pub(super) uuid: [u8; 16],
@@ -58,6 +61,16 @@ impl Basis {
             Some(blocks) if !options.only_raise => blocks,
             least => superblock.data_blocks().max(least.unwrap_or(0)),
         });
+        // No metadata has room for so many: that number is wrong, and those in use tell.
+        own.impossible_data_blocks = own.data_blocks.filter(|blocks| !has_room(*blocks));
+        own.data_blocks = own.data_blocks.filter(|blocks| has_room(*blocks));
+        if let (None, Some(blocks)) = (own.data_blocks, options.nr_data_blocks)
+            && !has_room(blocks)
+        {
+            return Err(Error::usage(format!(
+                "no metadata has room for {blocks} data blocks"
+            )));
+        }
         own.roots = Some((
             superblock.data_mapping_root.get(),
             superblock.device_details_root.get(),
@@ -97,6 +110,7 @@ impl Basis {
                 data_blocks: None,
                 least_data_blocks: 0,
                 only_raise: false,
+                impossible_data_blocks: None,
                 uuid: [0; 16],
                 version: 2,
                 limit: 0,
@@ -127,6 +141,7 @@ impl Basis {
             data_blocks: None,
             least_data_blocks: 0,
             only_raise: false,
+            impossible_data_blocks: None,
             uuid: superblock.uuid,
             version: superblock.version.get(),
             limit: 0,

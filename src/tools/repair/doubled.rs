@@ -24,6 +24,10 @@ use crate::walk::{BlockSet, Counts, Forest, Reader};
 /// Data blocks that are counted; of more, all runs are kept. A superblock may say anything.
 const MOST_COUNTED: u64 = 1 << 34;
 
+/// Blocks that are left out of devices, in all, where these differ. Devices beyond keep
+/// what they have twice: whoever makes up metadata can have any number of them.
+const MOST_LEFT_OUT: usize = 1 << 22;
+
 /// A mapping of a data block that may be claimed twice.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
@@ -43,8 +47,9 @@ impl Survey {
         patches: &Patches,
         wanted: &[Wanted],
         task: &Task<'_>,
-    ) -> Result<FxHashMap<u64, Cut>> {
+    ) -> Result<FxHashMap<u64, Arc<Cut>>> {
         let mut cuts = FxHashMap::default();
+        let (mut made, mut left) = (FxHashMap::<Vec<u64>, Arc<Cut>>::default(), MOST_LEFT_OUT);
         let counts = self.counts(grafts, wanted, task)?;
         let often = |data: u64| counts.as_ref().is_none_or(|counts| counts.get(data) > 1);
         let (mut all, mut seen) = (Vec::new(), BlockSet::new(self.basis.limit));
@@ -94,7 +99,18 @@ impl Survey {
             let mut out: Vec<u64> = again.map(|two| two[1].virtual_block).collect();
             if !out.is_empty() {
                 out.sort_unstable();
-                cuts.insert(each.info.id, Cut::of_blocks(&out));
+                let known = made.get(&out).map(Arc::clone);
+                let cut = match (known, left.checked_sub(out.len())) {
+                    (Some(cut), _) => cut,
+                    (None, None) => continue,
+                    (None, Some(rest)) => {
+                        left = rest;
+                        let cut = Arc::new(Cut::of_blocks(&out));
+                        made.insert(out, Arc::clone(&cut));
+                        cut
+                    }
+                };
+                cuts.insert(each.info.id, cut);
             }
         }
         Ok(cuts)

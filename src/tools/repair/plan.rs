@@ -21,7 +21,7 @@ use crate::device::Device;
 use crate::disk_space::MAX_DATA_BLOCKS;
 use crate::error::{Damage, Error, Result};
 use crate::task::Task;
-use crate::thin::{DeviceInfo, MAX_TIME, SUPERBLOCK_VALIDATOR, Superblock};
+use crate::thin::{DeviceInfo, MAX_TIME, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock};
 use crate::tools::dump::nodes::NodeReader;
 use crate::units::BlockNr;
 use crate::walk::{BlockSet, Forest, ForestLimits, Reader};
@@ -40,7 +40,7 @@ pub struct Repair {
     pub(super) roots: Vec<Option<u32>>,
     /// Leaves that several devices have.
     pub(super) joint: Vec<u32>,
-    pub(super) cuts: FxHashMap<u64, Cut>,
+    pub(super) cuts: FxHashMap<u64, Arc<Cut>>,
     pub(super) outlook: Outlook,
 }
 
@@ -79,6 +79,10 @@ impl Repair {
                 basis
             }
         };
+        mended.extend(basis.impossible_data_blocks.map(|found| {
+            let right = "as many as are in use";
+            Damage::new(BlockNr(0), SUPERBLOCK_NAME, "data blocks", found, right)
+        }));
         let mut survey = Survey::new(device, basis, scan, options);
         survey.mended = mended;
         let own = survey.run(task)?;

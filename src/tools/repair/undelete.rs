@@ -135,7 +135,7 @@ impl<'t> Tree<'t> {
 /// What is known of the devices that come back.
 #[derive(Default)]
 pub(super) struct Undeletion {
-    pub cuts: FxHashMap<u64, Cut>,
+    pub cuts: FxHashMap<u64, Arc<Cut>>,
     pub outlooks: FxHashMap<u64, Undeleted>,
 }
 
@@ -304,7 +304,7 @@ impl Survey {
                 held: false,
             };
             before.push((owner, kept));
-            made.cuts.insert(each.info.id, cut);
+            made.cuts.insert(each.info.id, Arc::new(cut));
             made.outlooks.insert(each.info.id, outlook);
         }
         Ok(made)
