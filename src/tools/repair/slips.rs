@@ -76,6 +76,8 @@ pub(super) struct Expected {
     pub leaf_bytes: u32,
     /// Whether the leaves hold mappings, of which one may be left out.
     pub maps: bool,
+    /// Mappings of the device, if this is its root and its details are there.
+    recorded: Option<u64>,
     depth: usize,
 }
 
@@ -146,9 +148,18 @@ impl<'s> Slips<'s> {
                 self.look(root, Expected::root(leaf_bytes, false), task)?;
             }
         }
-        let strays = live.strays.iter().map(|stray| stray.1);
-        for root in live.roots.iter().map(|root| root.1).chain(strays) {
-            self.look(root, Expected::root(POINTER, true), task)?;
+        let recorded: FxHashMap<u64, u64> = live
+            .details
+            .iter()
+            .map(|info| (info.id, info.mapped_blocks))
+            .collect();
+        let strays = live.strays.iter().map(|stray| (stray.0, stray.1));
+        for (id, root) in live.roots.iter().copied().chain(strays) {
+            let expected = Expected {
+                recorded: recorded.get(&id).copied(),
+                ..Expected::root(POINTER, true)
+            };
+            self.look(root, expected, task)?;
         }
         Ok(())
     }
@@ -202,10 +213,13 @@ impl<'s> Slips<'s> {
             // Keys of a parent stay behind when a child loses its first ones; then what is
             // here is no accident only if one bit is all that is wrong.
             let one_bit = (location ^ place.0).is_power_of_two();
-            let fits = expected
-                .low
-                .is_none_or(|low| low == first || one_bit && low < first);
-            if !fits || self.is_somebody_elses(location, &block)? {
+            let fits = match (expected.low, expected.recorded) {
+                (Some(low), _) => low == first || one_bit && low < first,
+                // Nothing leads to a root with a key; but its device has so many mappings.
+                (None, Some(recorded)) if leaf => keys.len() as u64 == recorded,
+                (None, _) => one_bit || !expected.maps || location >= self.limit,
+            };
+            if !fits || self.is_somebody_elses(location, &block, one_bit)? {
                 return Ok(None);
             }
             wrong.push(Damage::new(place, NODE_NAME, "location", location, place.0));
@@ -283,6 +297,7 @@ impl<'s> Slips<'s> {
                 height,
                 leaf_bytes: expected.leaf_bytes,
                 maps: expected.maps,
+                recorded: None,
                 depth: expected.depth + 1,
             };
             below.push(match block(child) {
@@ -328,26 +343,32 @@ impl<'s> Slips<'s> {
     }
 
     /// Whether what is in a block may belong where it says that it does: it was written to
-    /// the wrong place then.
-    fn is_somebody_elses(&self, location: u64, block: &BlockData) -> Result<bool> {
+    /// the wrong place then, and what was there before is there still.
+    fn is_somebody_elses(&self, location: u64, block: &BlockData, one_bit: bool) -> Result<bool> {
         let Some(other) = u32::try_from(location).ok() else {
             return Ok(false);
         };
         if other == 0 || location >= self.limit {
             return Ok(false);
         }
-        let is_lost = |summary: &crate::walk::Summary| summary.state == State::Damaged;
-        let is_lost = self.forest.summary(other).is_some_and(is_lost);
+        let summary = self.forest.summary(other);
+        let is_lost = summary.is_some_and(|summary| summary.state == State::Damaged);
         let Some(there) = self.read(other)? else {
             return Ok(is_lost);
         };
-        // What is below it may be what is wrong with it, and this may be just that.
-        if is_lost && NODE_VALIDATOR.check(BlockNr(location), &there).is_err() {
-            return Ok(true);
-        }
         // Blocks changed places, two or more in turn, or it is there as well.
         let moved = kind_of(&there).is_some_and(|(_, own)| own != location);
-        Ok(moved || there.bytes()[16..] == block.bytes()[16..])
+        if moved || there.bytes()[16..] == block.bytes()[16..] {
+            return Ok(true);
+        }
+        // What is below it may be what is wrong with it, and this may be just that.
+        if NODE_VALIDATOR.check(BlockNr(location), &there).is_err() {
+            return Ok(is_lost);
+        }
+        // An earlier state of it, perhaps, or whatever had its place before.
+        let (was, is): (&NodeHeader, &NodeHeader) = (there.view(), block.view());
+        let same_kind = was.flags == is.flags && was.value_size == is.value_size;
+        Ok(same_kind && (summary.is_some() || !one_bit))
     }
 
     /// A block, unless the device cannot read it.
@@ -367,6 +388,7 @@ impl Expected {
             height: None,
             leaf_bytes,
             maps,
+            recorded: None,
             depth: 0,
         }
     }
