@@ -87,6 +87,11 @@ def test_check_tells_and_the_drop_in_judges_as_1_x(
     assert drop_in("check -q", image).status == (1 if found else 0)
     assert drop_in("thin_check -q", image).status == status
     assert newer("thin_check", "-q", image) in (64 if status else 0, None)
+    told = drop_in("thin_check", image).err
+    assert ("mapping-doubled" in told, "no failure here" in told) == (
+        bool(found),
+        bool(found) and not status,
+    )
     # The flag is cleared where that is no error.
     counts = Counts(image)
     counts.set_superblock(FLAGS, b"\1")

@@ -74,6 +74,24 @@ def test_mappings_later_than_the_clock_are_no_reason_not_to_activate(
     assert newer("thin_check", "-q", "--ignore-non-fatal-errors", image) in (0, None)
 
 
+def test_a_mapping_that_no_volume_can_have_is_no_failure(
+    drop_in: DropIns, thin_tools: ThinTools, tmp_path: Path
+) -> None:
+    """Of 2^64 bytes and more; both generations of the peers let it pass."""
+    xml, image = tmp_path / "pool.xml", tmp_path / "meta.img"
+    xml.write_text(
+        '<superblock uuid="" time="0" transaction="1" version="2" data_block_size="128" '
+        'nr_data_blocks="50"><device dev_id="1" mapped_blocks="1" transaction="0" '
+        'creation_time="0" snap_time="0"><single_mapping origin_block="281474976710656" '
+        'data_block="0" time="0"/></device></superblock>'
+    )
+    thinmeta.restore(xml, image)
+    assert thinmeta.check(image).findings[0].code == "mapping-beyond-volume"
+    assert drop_in("thin_check -q", image).status == 0
+    assert thin_tools.check(image) == 0
+    assert newer("thin_check", "-q", image) in (0, None)
+
+
 def test_such_a_pool_is_shrunk_and_its_clock_put_forward(
     corpus: Corpus, drop_in: DropIns, tmp_path: Path
 ) -> None:

@@ -63,8 +63,8 @@ OPTIONS = (
 WORDS = ("META",)
 
 #: Sums that differ from what they sum up: the peers leave such ones behind themselves,
-#: and do not look; nor at the times of mappings.
-NO_ERRORS = ("space-map-summary", "mapping-time")
+#: and do not look; nor at the times of mappings, nor how large a volume can be.
+NO_ERRORS = ("space-map-summary", "mapping-time", "mapping-beyond-volume")
 #: The peer sees this where a pool has one device, so that nothing should be shared.
 DOUBLED = "mapping-doubled"
 #: What the peer does not ignore, though no data is hidden.
@@ -150,6 +150,8 @@ def _text(fields: dict[str, Any], *, clears: bool, cleared: bool) -> str:
     from thinmeta.types import CheckReport
 
     text = check_text(CheckReport.from_fields(fields))
+    if fields["devices"] != 1 and any(each["code"] == DOUBLED for each in fields["findings"]):
+        text += "1.x look for blocks twice in pools of one device only: that is no failure here\n"
     if cleared:
         text += "cleared needs_check\n"
     elif clears:
