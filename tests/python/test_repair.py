@@ -526,6 +526,8 @@ def test_random_damage_under_right_checksums(
         1_001_103,
         # A root that cannot be read as its id is out of order, and a key below it.
         4_001_501_000_239,
+        # A root that says that it is where another one is, which is right.
+        1_001_430,
     ],
 )
 def test_what_one_wrong_field_hides_is_not_lost(corpus: Corpus, tmp_path: Path, seed: int) -> None:

@@ -6,6 +6,7 @@
 //! as with any other node.
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use zerocopy::little_endian::U64;
 
 use super::kinds::LEAF;
 use super::order::{by_ids, in_order, put_in_order};
@@ -16,7 +17,7 @@ use crate::btree::{MAX_DEPTH, NODE_NAME, NODE_VALIDATOR, Node, NodeHeader, max_e
 use crate::device::Device;
 use crate::error::{Damage, Error, Result, Value};
 use crate::task::Task;
-use crate::thin::{MAGIC, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock};
+use crate::thin::{MAGIC, MappingValue, SUPERBLOCK_NAME, SUPERBLOCK_VALIDATOR, Superblock};
 use crate::tools::check::leading_to;
 use crate::units::{BLOCK_BYTES, BlockNr, MAX_METADATA_BLOCKS};
 use crate::walk::{Forest, Reader, State};
@@ -92,6 +93,8 @@ pub(super) struct Slips<'s> {
     pub(super) odd: FxHashSet<u32>,
     /// Ids of devices by the other one of the two small trees, if it is whole.
     pub(super) ids: Vec<u64>,
+    /// Mappings of devices by their roots, where their details are there.
+    sizes: FxHashMap<u32, u64>,
     /// Nodes above these.
     leading: FxHashSet<u32>,
     /// Nodes that were looked at.
@@ -110,6 +113,7 @@ impl<'s> Slips<'s> {
             limit,
             odd: odd(forest).collect(),
             ids: Vec::new(),
+            sizes: FxHashMap::default(),
             leading: FxHashSet::default(),
             known: FxHashMap::default(),
             blocks: Blocks::new(),
@@ -153,6 +157,11 @@ impl<'s> Slips<'s> {
             .iter()
             .map(|info| (info.id, info.mapped_blocks))
             .collect();
+        for (id, root) in &live.roots {
+            if let Some(size) = recorded.get(id) {
+                self.sizes.insert(*root, *size);
+            }
+        }
         let strays = live.strays.iter().map(|stray| (stray.0, stray.1));
         for (id, root) in live.roots.iter().copied().chain(strays) {
             let expected = Expected {
@@ -219,7 +228,8 @@ impl<'s> Slips<'s> {
                 (None, Some(recorded)) if leaf => keys.len() as u64 == recorded,
                 (None, _) => one_bit || !expected.maps || location >= self.limit,
             };
-            if !fits || self.is_somebody_elses(location, &block, one_bit)? {
+            let has_sign = one_bit || leaf && expected.recorded.is_some();
+            if !fits || self.is_somebody_elses(location, &block, has_sign)? {
                 return Ok(None);
             }
             wrong.push(Damage::new(place, NODE_NAME, "location", location, place.0));
@@ -344,7 +354,7 @@ impl<'s> Slips<'s> {
 
     /// Whether what is in a block may belong where it says that it does: it was written to
     /// the wrong place then, and what was there before is there still.
-    fn is_somebody_elses(&self, location: u64, block: &BlockData, one_bit: bool) -> Result<bool> {
+    fn is_somebody_elses(&self, location: u64, block: &BlockData, has_sign: bool) -> Result<bool> {
         let Some(other) = u32::try_from(location).ok() else {
             return Ok(false);
         };
@@ -368,7 +378,9 @@ impl<'s> Slips<'s> {
         // An earlier state of it, perhaps, or whatever had its place before.
         let (was, is): (&NodeHeader, &NodeHeader) = (there.view(), block.view());
         let same_kind = was.flags == is.flags && was.value_size == is.value_size;
-        Ok(same_kind && (summary.is_some() || !one_bit))
+        let is_another = self.sizes.get(&other) == Some(&was.nr_entries.get().into())
+            && !share_entries(&there, block);
+        Ok(same_kind && !(has_sign && (summary.is_none() || is_another)))
     }
 
     /// A block, unless the device cannot read it.
@@ -391,6 +403,26 @@ impl Expected {
             recorded: None,
             depth: 0,
         }
+    }
+}
+
+/// Whether two leaves map a virtual block to the same data block: one may be a state of
+/// the other.
+fn share_entries(one: &BlockData, other: &BlockData) -> bool {
+    let entries = |block: &BlockData| {
+        let header: &NodeHeader = block.view();
+        let at = BlockNr(header.blocknr.get());
+        let node = Node::parse(at, block).ok()?;
+        let values = node.values::<U64>().ok()?;
+        let data = values
+            .iter()
+            .map(|value| MappingValue(value.get()).data_block());
+        let all = node.keys().iter().map(|key| key.get()).zip(data);
+        Some(all.collect::<FxHashSet<(u64, u64)>>())
+    };
+    match (entries(one), entries(other)) {
+        (Some(one), Some(other)) => !one.is_disjoint(&other),
+        _ => true,
     }
 }
 
