@@ -77,8 +77,6 @@ pub(super) struct Expected {
     pub leaf_bytes: u32,
     /// Whether the leaves hold mappings, of which one may be left out.
     pub maps: bool,
-    /// Mappings of the device, if this is its root and its details are there.
-    recorded: Option<u64>,
     depth: usize,
 }
 
@@ -157,18 +155,13 @@ impl<'s> Slips<'s> {
             .iter()
             .map(|info| (info.id, info.mapped_blocks))
             .collect();
-        for (id, root) in &live.roots {
-            if let Some(size) = recorded.get(id) {
-                self.sizes.insert(*root, *size);
-            }
-        }
-        let strays = live.strays.iter().map(|stray| (stray.0, stray.1));
-        for (id, root) in live.roots.iter().copied().chain(strays) {
-            let expected = Expected {
-                recorded: recorded.get(&id).copied(),
-                ..Expected::root(POINTER, true)
-            };
-            self.look(root, expected, task)?;
+        let sized = live.roots.iter();
+        self.sizes = sized
+            .filter_map(|(id, root)| Some((*root, *recorded.get(id)?)))
+            .collect();
+        let strays = live.strays.iter().map(|stray| stray.1);
+        for root in live.roots.iter().map(|root| root.1).chain(strays) {
+            self.look(root, Expected::root(POINTER, true), task)?;
         }
         Ok(())
     }
@@ -222,13 +215,17 @@ impl<'s> Slips<'s> {
             // Keys of a parent stay behind when a child loses its first ones; then what is
             // here is no accident only if one bit is all that is wrong.
             let one_bit = (location ^ place.0).is_power_of_two();
-            let fits = match (expected.low, expected.recorded) {
+            let size = self
+                .sizes
+                .get(&at)
+                .filter(|_| leaf && expected.low.is_none());
+            let fits = match (expected.low, size) {
                 (Some(low), _) => low == first || one_bit && low < first,
                 // Nothing leads to a root with a key; but its device has so many mappings.
-                (None, Some(recorded)) if leaf => keys.len() as u64 == recorded,
-                (None, _) => one_bit || !expected.maps || location >= self.limit,
+                (None, Some(size)) => keys.len() as u64 == *size,
+                (None, None) => one_bit || !expected.maps || location >= self.limit,
             };
-            let has_sign = one_bit || leaf && expected.recorded.is_some();
+            let has_sign = one_bit || size.is_some();
             if !fits || self.is_somebody_elses(location, &block, has_sign)? {
                 return Ok(None);
             }
@@ -307,7 +304,6 @@ impl<'s> Slips<'s> {
                 height,
                 leaf_bytes: expected.leaf_bytes,
                 maps: expected.maps,
-                recorded: None,
                 depth: expected.depth + 1,
             };
             below.push(match block(child) {
@@ -400,7 +396,6 @@ impl Expected {
             height: None,
             leaf_bytes,
             maps,
-            recorded: None,
             depth: 0,
         }
     }
